@@ -1,0 +1,1 @@
+"""Layers: entries, tables of contents, the tar stream, compression, extraction."""
