@@ -149,7 +149,8 @@ class Spool:
         try:
             while True:
                 with self._changed:
-                    self._changed.wait_for(lambda: self._size > offset or self._descriptor or self._failure)
+                    while self._size <= offset and self._descriptor is None and self._failure is None:
+                        self._changed.wait()
                     if self._failure is not None:
                         raise self._failure
                     available = self._size - offset
