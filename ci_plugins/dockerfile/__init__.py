@@ -1,0 +1,1 @@
+"""Dockerfile: text → AST → word expansion → typed instructions → stages."""
