@@ -1,7 +1,8 @@
 """The local blob store: content-addressed files under one directory, and spools that become them.
 
     blobs/sha256/<hex>    complete blobs, immutable
-    spool/<random>        blobs being written; left-overs of a killed process are removed when the store opens
+    spool/<random>        blobs being written; left-overs of a process killed more than a minute ago are removed when
+                          the store opens
 
 A spool can be read while it is written: the compressor appends, uploaders follow at their own pace from the page
 cache, and a failed upload starts again from any offset without a second compression.
@@ -16,7 +17,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from ci_plugins.errors import CiPluginsError, state_errors
+from ci_plugins.errors import CiPluginsError, SizeMismatch, StateError, state_errors
 from ci_plugins.oci import Descriptor, Digest, hex_of
 from ci_plugins.storage.blob import BLOCK, BlobSource
 
@@ -61,8 +62,15 @@ class LocalStore:
         with state_errors(self._spool):
             return Spool(self)
 
+    def adopt(self, path: Path, digest: Digest) -> None:
+        """Take over a complete file of the same file system which the caller has verified; `path` is gone then."""
+        with state_errors(path):
+            os.replace(path, self.path(digest))
+
     def remove(self, digest: Digest) -> None:
-        self.path(digest).unlink(missing_ok=True)
+        """Forget a blob; who is reading it reads on to its end."""
+        with state_errors(self.path(digest)):
+            self.path(digest).unlink(missing_ok=True)
 
     def _remove_abandoned_spools(self) -> None:
         # A spool is locked by its writer for as long as that lives: one that can be locked has none. The age covers
@@ -112,9 +120,15 @@ class Spool:
     def descriptor(self) -> Descriptor | None:
         return self._descriptor
 
+    @property
+    def path(self) -> Path | None:
+        """The file that holds the complete blob; None until then."""
+        return self._store.path(self._descriptor.digest) if self._descriptor else None
+
     def write(self, data: bytes | memoryview) -> None:
+        """Append. Only the one thread that writes the blob calls this. Raises DiskFull; `abort` is then to follow."""
         with state_errors(self._path):
-            view, end = memoryview(data), self._size
+            view, end = memoryview(data).cast("B"), self._size
             while view:
                 written = os.pwrite(self._fd, view, end)
                 view, end = view[written:], end + written
@@ -123,7 +137,12 @@ class Spool:
             self._changed.notify_all()
 
     def commit(self, descriptor: Descriptor) -> None:
-        """All bytes are written and the caller has hashed them: give the blob its name. Idempotent by content."""
+        """All bytes are written and the caller has hashed them: give the blob its name. Idempotent by content.
+
+        Raises SizeMismatch if other than the written bytes are described.
+        """
+        if descriptor.size != self._size:
+            raise SizeMismatch(f"{descriptor.digest} is to have {descriptor.size} bytes, but {self._size} were written")
         with state_errors(self._path):
             os.replace(self._path, self._store.path(descriptor.digest))
         with self._changed:
@@ -131,7 +150,9 @@ class Spool:
             self._changed.notify_all()
 
     def abort(self, reason: BaseException) -> None:
-        """Remove what was written; readers raise `reason`."""
+        """Remove what was written; readers raise `reason`. A committed blob stays."""
+        if self._descriptor is not None:
+            return
         self._path.unlink(missing_ok=True)
         with self._changed:
             self._failure = reason
@@ -181,8 +202,20 @@ class _StoredBlob:
     def descriptor(self) -> Descriptor:
         return self._descriptor
 
+    @property
+    def path(self) -> Path:
+        return self._path
+
     def blocks(self, offset: int = 0) -> Iterator[bytes]:
-        with self._path.open("rb", buffering=0) as file:
+        """Raises StateError if the blob was removed, SizeMismatch if the file is not whole."""
+        try:
+            file = self._path.open("rb", buffering=0)
+        except OSError as error:
+            raise StateError(f"cannot read {self._path}: {error.strerror}") from error
+        with file:
+            size = os.fstat(file.fileno()).st_size
+            if size != self._descriptor.size:
+                raise SizeMismatch(f"{self._path} has {size} bytes instead of {self._descriptor.size}")
             file.seek(offset)
             while block := file.read(BLOCK):
                 yield block
