@@ -46,7 +46,7 @@ class Entry:
     #: (major, minor) of a device
     device: tuple[int, int] = (0, 0)
     #: full names ("security.capability", "user.x"), values as stored
-    xattrs: Mapping[str, bytes] = field(default=_NONE)
+    xattrs: Mapping[str, bytes] = field(default_factory=lambda: _NONE)
 
 
 @dataclass(frozen=True, slots=True)
