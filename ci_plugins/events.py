@@ -16,6 +16,9 @@ Span kinds and their attributes (all optional, bytes are counts of bytes):
     extract   tar to snapshot                 bytes, entries
     upload    a blob to a destination         bytes, digest, destination, result ("uploaded", "exists", "mounted")
     manifest  a manifest or tag put           destination, tag
+
+Parents: everything hangs below "build"; "run", "layer" and the "upload" of a step's layer below their "step", which
+they may outlive (that is the point); "resolve", "download" and "extract" of a base image below "build".
 """
 
 from __future__ import annotations

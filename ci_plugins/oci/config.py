@@ -126,7 +126,7 @@ class ImageConfig:
         merged = {**copy.deepcopy(dict(self.config)), **changes}
         return replace(self, config=MappingProxyType({k: v for k, v in merged.items() if v is not None}))
 
-    def with_env(self, **values: str) -> ImageConfig:
+    def with_env(self, values: Mapping[str, str]) -> ImageConfig:
         return self.with_config(Env=[f"{name}={value}" for name, value in {**self.env(), **values}.items()])
 
     def with_history(self, entry: History, diff_id: Digest | None = None) -> ImageConfig:
