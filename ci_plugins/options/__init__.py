@@ -1,5 +1,8 @@
 """Options: each declared once in `declared.py`; flags, variables, file keys, docs and schema are derived from that."""
 
+from ci_plugins.options.help import help_text
+from ci_plugins.options.model import Origin, Source
+from ci_plugins.options.parse import Invocation, parse
 from ci_plugins.options.settings import BuildOptions, Output, ServeOptions
 
-__all__ = ["BuildOptions", "Output", "ServeOptions"]
+__all__ = ["BuildOptions", "Invocation", "Origin", "Output", "ServeOptions", "Source", "help_text", "parse"]

@@ -1,0 +1,205 @@
+"""argv, environment and file → one frozen settings object. Precedence: default < file < environment < flag.
+
+Options that take one value take the strongest source's. Repeatable ones likewise, as a whole; those of the form
+NAME=VALUE are merged by name, so that a flag overrides one build argument of the file and keeps the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from ci_plugins.errors import ConfigError, UsageError
+from ci_plugins.options.arguments import Given, HelpAsked, nearest, read_arguments
+from ci_plugins.options.declared import BUILD, COMMANDS, OPTIONS, options_of
+from ci_plugins.options.file import FILE_NAME, read_file
+from ci_plugins.options.model import Alone, Option, Origin, Shape, Source
+from ci_plugins.options.settings import BuildOptions, ServeOptions
+
+DEFAULT = Origin(Source.DEFAULT)
+_ORDER = {source: place for place, source in enumerate(Source)}
+
+
+@dataclass(frozen=True, slots=True)
+class Invocation:
+    """What was asked. `options` is None for `help` and `version`; `topic` is the command help is wanted for."""
+
+    command: str
+    options: BuildOptions | ServeOptions | None = None
+    topic: str = ""
+    #: settings field → where its value came from
+    origins: Mapping[str, Origin] = field(default_factory=dict)
+
+
+def parse(argv: Sequence[str], environ: Mapping[str, str], directory: Path = Path()) -> Invocation:
+    """`argv` without the program's name; the file is looked for in `directory`. Raises UsageError, ConfigError."""
+    if not argv or argv[0] in ("help", "-h", "--help"):
+        topic = argv[1] if len(argv) > 1 and argv[1] in COMMANDS else ""
+        return Invocation("help", topic=topic)
+    command, arguments = argv[0], argv[1:]
+    if command in ("version", "-v", "--version"):
+        return Invocation("version")
+    if command not in COMMANDS:
+        near = nearest(command, [*COMMANDS, "version", "help"])
+        kind = "option" if command.startswith("-") else "command"
+        remedy = f"Did you mean {near}?" if near else f"The commands are {', '.join(COMMANDS)}, version and help."
+        raise UsageError(f"unknown {kind} {command}", remedy=remedy)
+    options = options_of(command)
+    try:
+        flags = read_arguments(arguments, options)
+    except HelpAsked:
+        return Invocation("help", topic=command)
+    given = [*_environment(environ), *flags]
+    file = _config_file(given, directory)
+    if file:
+        given = [*read_file(file, OPTIONS), *given]
+    chosen = {id(option) for option in options}
+    values = resolve([each for each in given if id(each.option) in chosen], options, environ, file)
+    return Invocation(command, settings(command, values, environ), origins=_origins(values))
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """An option's value and where it came from; of a merged mapping, where its strongest part came from."""
+
+    option: Option
+    value: Any
+    origin: Origin
+
+
+def resolve(
+    given: Iterable[Given], options: Sequence[Option], environ: Mapping[str, str], file: Path | None = None
+) -> tuple[Resolved, ...]:
+    by_option: dict[str, list[Given]] = {option.name: [] for option in options}
+    for each in given:
+        by_option[each.option.name].append(each)
+    base = file.parent if file else Path()
+    return tuple(_resolve(option, by_option[option.name], environ, base) for option in options)
+
+
+def _resolve(option: Option, given: list[Given], environ: Mapping[str, str], base: Path) -> Resolved:
+    # a weaker source's value is checked too: a mistake in the file is a mistake although a flag hides it today
+    parsed = [(each, _value(each, environ, base)) for each in given]
+    if not parsed:
+        return Resolved(option, option.empty, DEFAULT)
+    strongest = max((each.origin for each, _ in parsed), key=lambda origin: _ORDER[origin.source])
+    if option.shape is Shape.MAP:
+        in_order = sorted(parsed, key=lambda pair: _ORDER[pair[0].origin.source])
+        merged = dict(value for _, value in in_order if value is not None)
+        return Resolved(option, MappingProxyType(merged), strongest)
+    values = [(each.origin, value) for each, value in parsed if each.origin.source is strongest.source]
+    if option.shape is Shape.LIST:
+        return Resolved(option, tuple(dict.fromkeys(value for _, value in values)), strongest)
+    return Resolved(option, values[-1][1], values[-1][0])
+
+
+def _value(given: Given, environ: Mapping[str, str], base: Path) -> Any:
+    option = given.option
+    if option.shape is Shape.MAP:
+        return _pair(given, environ)
+    try:
+        value = option.kind.parse(given.text)
+    except ValueError as error:
+        raise given.origin.error(str(error)) from None
+    if given.origin.source is Source.FILE and option.kind.rebase:
+        return option.kind.rebase(value, base)
+    return value
+
+
+def _pair(given: Given, environ: Mapping[str, str]) -> tuple[str, str] | None:
+    name, equals, value = given.text.partition("=")
+    if not name:
+        shown = "a value without a name" if given.option.secret else repr(given.text)
+        raise given.origin.error(f"expected NAME=VALUE, not {shown}")
+    if "\0" in given.text:
+        raise given.origin.error(f"{name}: a value cannot hold a zero byte")
+    if equals or given.option.alone is Alone.EMPTY:
+        return name, value
+    return (name, environ[name]) if name in environ else None
+
+
+def _environment(environ: Mapping[str, str]) -> list[Given]:
+    """Empty variables count as unset: CI systems define them for inputs nobody filled in."""
+    known = {option.variable: option for option in OPTIONS}
+    found: list[Given] = []
+    for name, text in sorted(environ.items()):
+        if not name.startswith("CI_PLUGINS_") or not text:
+            continue
+        option = known.get(name)
+        if option is None:
+            near = nearest(name, known)
+            remedy = f"Did you mean {near}?" if near else None
+            raise ConfigError(f"unknown environment variable {name}", remedy=remedy)
+        lines = [text] if option.shape is Shape.ONE else [line.strip() for line in text.splitlines() if line.strip()]
+        found += [Given(option, line, Origin(Source.ENVIRONMENT, name)) for line in lines]
+    return found
+
+
+def _config_file(given: Iterable[Given], directory: Path) -> Path | None:
+    """Named by flag or variable it has to exist; otherwise it is used where it does."""
+    named = [each for each in given if each.option.name == "config"]
+    if named:
+        last = named[-1]
+        path = directory / last.text
+        if not path.is_file():
+            raise last.origin.error(f"there is no file {last.text}", remedy="Check the name of the configuration file.")
+        return path
+    path = directory / FILE_NAME
+    return path if path.is_file() else None
+
+
+def _origins(values: Iterable[Resolved]) -> Mapping[str, Origin]:
+    return MappingProxyType({each.option.field: each.origin for each in values})
+
+
+# --- settings -------------------------------------------------------------------------------------------------------
+
+
+def settings(command: str, values: Sequence[Resolved], environ: Mapping[str, str]) -> BuildOptions | ServeOptions:
+    """Fill in what is worked out, check what only makes sense together."""
+    resolved = {each.option.field: each for each in values}
+    made = {name: each.value for name, each in resolved.items()}
+    if command == BUILD:
+        _check_build(resolved)
+        if made["state"] is None:
+            made["state"] = state_directory(environ, "ci-plugins")
+        return BuildOptions(**{each.name: made[each.name] for each in fields(BuildOptions)})
+    if made["root"] is None:
+        made["root"] = state_directory(environ, "ci-plugins-registry")
+    return ServeOptions(**{each.name: made[each.name] for each in fields(ServeOptions)})
+
+
+def state_directory(environ: Mapping[str, str], name: str) -> Path:
+    """XDG base directory specification: a relative $XDG_STATE_HOME is to be ignored."""
+    given = environ.get("XDG_STATE_HOME", "")
+    if given.startswith("/"):
+        return Path(given) / name
+    home = environ.get("HOME", "")
+    return Path(home) / ".local/state" / name if home else Path("/var/lib") / name
+
+
+_LEVELS = {"gzip": (0, 3), "zstd": (1, 22)}
+
+
+def _check_build(resolved: Mapping[str, Resolved]) -> None:
+    push, level = resolved["push"], resolved["compression_level"]
+    if push.value and not resolved["tags"].value:
+        raise push.origin.error("nothing says where to push to", remedy="Name the image with --tag HOST/NAME:TAG.")
+    lowest, highest = _LEVELS[resolved["compression"].value]
+    if level.value is not None and not lowest <= level.value <= highest:
+        kind = resolved["compression"].value
+        raise level.origin.error(f"{kind} takes levels {lowest} to {highest}, not {level.value}")
+    context, file = resolved["context"], resolved["file"]
+    if str(context.value) == "-" or str(file.value) == "-":
+        which = context if str(context.value) == "-" else file
+        raise which.origin.error(
+            "standard input cannot be read here", remedy="Write it to a file or directory and name that."
+        )
+    # Path() folds the two slashes of a URL into one
+    if str(context.value).startswith(("http:/", "https:/", "git:/", "ssh:/", "git@")):
+        raise context.origin.error(
+            f"{context.value} is not a directory", remedy="Check the sources out first and name that directory."
+        )
