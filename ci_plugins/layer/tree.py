@@ -180,6 +180,7 @@ class LayerTree:
         entry: Entry | None = None
         layers: list[int] = []
         holder = -1
+        opaque = False
         for number in parents:
             index = self._index(number)
             here = index.entries.get(path)
@@ -188,10 +189,13 @@ class LayerTree:
                     break
                 return self._leaf(here, number)
             if here is not None or path in index.children:
-                layers.append(number)
+                if not opaque:
+                    layers.append(number)
                 if here is not None and entry is None:
                     entry, holder = here, number
-            if path in index.gone or path in index.opaque:
+            opaque = opaque or path in index.opaque
+            # below an opaque directory only its own mode and owner are still of interest
+            if path in index.gone or (opaque and entry is not None):
                 break
         if not layers:
             return None
