@@ -1,0 +1,1 @@
+"""What executes the RUN steps of a plan."""
