@@ -12,11 +12,12 @@ die() {
 }
 
 # Runs a command as root: directly, or through sudo, which may ask for a password only where somebody can type one.
+# The environment goes along: proxies and package indexes are named there.
 as_root() {
     if [ "$(id -u)" = 0 ]; then
         "$@"
     elif command -v sudo >/dev/null; then
-        if [ -t 0 ] && [ -z "${CI:-}" ]; then sudo "$@"; else sudo -n "$@"; fi
+        if [ -t 0 ] && [ -z "${CI:-}" ]; then sudo -E "$@"; else sudo -n -E "$@"; fi
     else
         die "this needs root, and there is no sudo: $*" "Run it as root, or install sudo."
     fi
@@ -62,26 +63,30 @@ find_python() {
     return 1
 }
 
-# venv FILE: makes .venv hold exactly the pinned packages of requirements/FILE.txt and this project, editable.
-# A stamp holds what it was made from, so that the second time costs one comparison.
+# venv runtime|dev: makes .venv hold exactly the pinned packages of that file of requirements/, and this project, editable.
+# A stamp holds what it was made from, so that the second time costs one comparison. dev contains runtime.
 venv() {
-    local requirements=$root/requirements/$1.txt python stamp want
-    stamp=$root/.venv/.made-from
-    want="$root $(cat "$requirements" "$root/pyproject.toml")"
-    if [ -x "$root/.venv/bin/python" ] && [ "$(cat "$stamp" 2>/dev/null)" = "$want" ]; then return; fi
+    local made python want
+    for made in "$1" dev; do
+        want="$root $(cat "$root/requirements/$made.txt" "$root/pyproject.toml")"
+        if [ "$(cat "$root/.venv/made-from-$made" 2>/dev/null)" = "$want" ]; then return; fi
+    done
+    want="$root $(cat "$root/requirements/$1.txt" "$root/pyproject.toml")"
     python=$(find_python) || { install_packages python3 && python=$(find_python); } ||
         die "Python 3.11 or later is needed" "Install python3.11 or a later one."
-    say "making .venv ($("$python" --version))"
+    say "making .venv for $("$python" --version)"
     rm -rf "$root/.venv"
     if ! "$python" -m venv "$root/.venv" >/dev/null 2>&1; then
-        install_packages "$(basename "$("$python" -c 'import os, sys; print(os.path.realpath(sys.executable))')")-venv"
+        # Debian keeps a part of the module in a package of its own, named after the interpreter.
+        install_packages "$(basename "$(realpath "$python")")-venv"
         rm -rf "$root/.venv"
-        "$python" -m venv "$root/.venv" || die "$python cannot make a virtual environment"
+        "$python" -m venv "$root/.venv" >&2 || die "$python cannot make a virtual environment" "What it said is above."
     fi
-    # setuptools is among the pinned packages: the editable install then needs no network of its own.
-    "$root/.venv/bin/python" -m pip install --quiet --disable-pip-version-check --requirement "$requirements" >&2 ||
-        die "the Python packages of requirements/$1.txt could not be installed" "What pip said is above."
-    "$root/.venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-index --no-deps \
+    # pip's warnings (-qq) are about the machine's own settings. setuptools is among the pinned packages: making the
+    # project itself importable needs no network.
+    "$root/.venv/bin/python" -m pip install -qq --disable-pip-version-check -r "$root/requirements/$1.txt" >&2 ||
+        die "the packages of requirements/$1.txt could not be installed" "What pip said is above."
+    "$root/.venv/bin/python" -m pip install -qq --disable-pip-version-check --no-index --no-deps \
         --no-build-isolation --editable "$root" >&2 || die "this project could not be installed into .venv"
-    printf '%s' "$want" >"$stamp"
+    printf '%s' "$want" >"$root/.venv/made-from-$1"
 }
