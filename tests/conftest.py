@@ -1,0 +1,23 @@
+"""For all tests: the option --nightly, and hypothesis without a clock."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import settings
+
+# Two busy cores make some examples slow; that is not what the properties are about.
+settings.register_profile("default", deadline=None)
+settings.load_profile("default")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--nightly", action="store_true", help="run the slow extras too")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--nightly"):
+        return
+    skip = pytest.mark.skip(reason="slow: runs with --nightly")
+    for item in items:
+        if item.get_closest_marker("nightly"):
+            item.add_marker(skip)
