@@ -10,7 +10,7 @@ from ci_plugins.cache.record import KEY_VERSION
 from ci_plugins.oci import Digest, Platform
 
 #: What a key can be made of; mappings count in the order of their names, sequences in their own.
-Field: TypeAlias = "str | bytes | int | bool | None | Sequence[Any] | Mapping[str, Any]"
+Field: TypeAlias = "str | bytes | int | bool | Sequence[Any] | Mapping[str, Any] | None"
 
 
 def fields_digest(*fields: Field) -> Digest:

@@ -1,0 +1,1 @@
+"""Executing a plan: chains of layers, steps one after another, stages side by side, layers streaming behind them."""

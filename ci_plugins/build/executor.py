@@ -1,0 +1,81 @@
+"""The whole plan: stages side by side, the image put together at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, replace
+
+from ci_plugins.build.chain import Chain, FreshLayer
+from ci_plugins.build.stage import StageBuild, StageResult, Workshop
+from ci_plugins.errors import Interrupted
+from ci_plugins.oci import Descriptor, ImageConfig
+from ci_plugins.plan.planner import Plan
+from ci_plugins.plan.steps import Stage
+from ci_plugins.transfer.push import Push
+
+
+@dataclass(frozen=True, slots=True)
+class BuiltImage:
+    """The finished config and its chain of written layers."""
+
+    config: ImageConfig
+    chain: Chain
+
+    @property
+    def layers(self) -> tuple[Descriptor, ...]:
+        return tuple(layer.recorded().descriptor for layer in self.chain.layers)
+
+
+def execute(plan: Plan, workshop: Workshop, push: Push | None, labels: Mapping[str, str]) -> BuiltImage:
+    """Build every stage of the plan. Returns once all steps are done and all layers are written; uploads may still be
+    under way. Raises the first error; layers of finished steps are written and recorded all the same."""
+    published = _ancestry(plan)
+    results: dict[int, Future[StageResult]] = {}
+    with ThreadPoolExecutor(max_workers=len(plan.stages), thread_name_prefix="stage") as pool:
+        for planned in plan.stages:
+            index = planned.stage.index
+            stage = StageBuild(planned, workshop, results, push if index in published else None)
+            results[index] = pool.submit(stage.build)
+        try:
+            wait(results.values(), return_when=FIRST_EXCEPTION)
+        finally:
+            # Before the pool waits for its threads: if one failed, or somebody pressed Ctrl-C, the others shall stop.
+            if not all(result.done() and result.exception() is None for result in results.values()):
+                workshop.stop.set()
+    _raise_first(results.values())
+    workshop.check()
+    for result in results.values():
+        for _, layer in result.result().made:
+            if isinstance(layer, FreshLayer):
+                layer.recorded()
+    return _image(plan, results[plan.target.stage.index].result(), labels)
+
+
+def _raise_first(results: Iterable[Future[StageResult]]) -> None:
+    """The cause, not what it made the other stages do: they are only interrupted."""
+    errors = [error for result in results if (error := result.exception())]
+    for error in sorted(errors, key=lambda error: isinstance(error, Interrupted)):
+        raise error
+
+
+def _ancestry(plan: Plan) -> frozenset[int]:
+    """The target and the stages it stands on: their layers are the image's."""
+    by_index = {planned.stage.index: planned.stage for planned in plan.stages}
+    stage: Stage | None = plan.target.stage
+    found: set[int] = set()
+    while stage is not None:
+        found.add(stage.index)
+        stage = by_index[stage.base] if isinstance(stage.base, int) else None
+    return frozenset(found)
+
+
+def _image(plan: Plan, result: StageResult, labels: Mapping[str, str]) -> BuiltImage:
+    config = plan.target.stage.config
+    if labels:
+        config = config.with_config(Labels={**(config.config.get("Labels") or {}), **labels})
+    for history, layer in result.made:
+        config = config.with_history(history, layer.recorded().diff_id if layer else None)
+    if result.made:
+        config = replace(config, created=max(history.created for history, _ in result.made))
+    return BuiltImage(config, result.chain)

@@ -1,0 +1,96 @@
+"""From a step's items to a written layer: streamed behind the build, sent while it is compressed."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Executor, Future
+from dataclasses import dataclass
+from pathlib import Path
+
+from ci_plugins.build.chain import Chain, FreshLayer
+from ci_plugins.cache.layers import LayerCache, NewSnapshot
+from ci_plugins.cache.record import RecordedLayer
+from ci_plugins.errors import Interrupted
+from ci_plugins.events import ActiveSpan, Recorder
+from ci_plugins.layer.compress import Compression
+from ci_plugins.layer.entry import Item
+from ci_plugins.layer.stream import MemoryBudget, stream_layer
+from ci_plugins.layer.toc import Toc
+from ci_plugins.oci import chain_id
+from ci_plugins.storage.local import LocalStore
+from ci_plugins.transfer.push import Push
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerWriter:
+    """Writes the layers of one build. `cancel` stops every stream at its next item."""
+
+    store: LocalStore
+    layers: LayerCache
+    compression: Compression
+    budget: MemoryBudget
+    pool: Executor
+    recorder: Recorder
+    cancel: threading.Event
+
+    def write(
+        self,
+        items: Sequence[Item],
+        below: Chain,
+        snapshot: NewSnapshot | None,
+        *,
+        extract: bool,
+        push: Push | None,
+        step: ActiveSpan,
+    ) -> FreshLayer:
+        """Begin to write a layer.
+
+        `snapshot`: the directory that holds the files already, or with `extract` shall hold them; None if nobody
+        needs them. `push`: where the blob is sent while it is compressed.
+        """
+        toc = Toc.of_items(items)
+        directory: Future[Path] = Future()
+        if snapshot is not None and not extract:
+            directory.set_result(snapshot.path)
+        written = self.pool.submit(self._stream, items, below, snapshot, extract, directory, push, step)
+        return FreshLayer(toc, directory, written)
+
+    def _stream(
+        self,
+        items: Sequence[Item],
+        below: Chain,
+        snapshot: NewSnapshot | None,
+        extract: bool,
+        directory: Future[Path],
+        push: Push | None,
+        step: ActiveSpan,
+    ) -> RecordedLayer:
+        try:
+            with self.recorder.span("layer", step.name, step) as span, self.store.spool() as spool:
+                if push is not None:
+                    push.stream(spool, step.name, step)
+                layer = stream_layer(
+                    self._until_cancelled(items),
+                    compression=self.compression,
+                    spool=spool,
+                    span=span,
+                    extract_to=snapshot.path if snapshot and extract else None,
+                    budget=self.budget,
+                )
+            if snapshot is not None and extract:
+                directory.set_result(snapshot.path)
+        except BaseException as error:
+            if not directory.done():
+                directory.set_exception(error)
+            raise
+        self.layers.put_toc(layer.diff_id, layer.toc)
+        if snapshot is not None:
+            snapshot.publish(chain_id(below.chain_id(), layer.diff_id))
+        return RecordedLayer(layer.descriptor, layer.diff_id, layer.size)
+
+    def _until_cancelled(self, items: Iterable[Item]) -> Iterator[Item]:
+        for item in items:
+            if self.cancel.is_set():
+                raise Interrupted("the build was stopped")
+            yield item

@@ -1,0 +1,230 @@
+"""Stages to steps: variables expanded, configs derived, keys computed, without running or pulling anything."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+
+from ci_plugins.dockerfile import parse_instruction, support
+from ci_plugins.dockerfile.expand import Scope
+from ci_plugins.dockerfile.instructions import Add, Arg, Cmd, Copy, Instruction, Run, Workdir
+from ci_plugins.dockerfile.predefined import PROXY_ARGS, platform_args
+from ci_plugins.dockerfile.stages import Dockerfile, stage_references
+from ci_plugins.dockerfile.stages import Stage as ParsedStage
+from ci_plugins.errors import PlatformNotAvailable, UnsupportedInstruction
+from ci_plugins.layer.copy import FileTree, copy_digest
+from ci_plugins.oci import Digest, ImageConfig, Platform
+from ci_plugins.plan.image import apply, scratch_config
+from ci_plugins.plan.keys import Field, base_key, step_key
+from ci_plugins.plan.steps import BaseImage, CopyWork, Network, Stage, Step, Work, WorkdirWork
+from ci_plugins.plan.work import copy_work, created_by, run_work
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inputs:
+    """What a build takes besides the Dockerfile. `image` resolves a name to a base image; `context` opens the build
+    context on first use."""
+
+    platform: Platform
+    target: str
+    build_args: Mapping[str, str]
+    network: Network
+    image: Callable[[str, Instruction], BaseImage]
+    context: Callable[[], FileTree]
+
+
+@dataclass(slots=True)
+class _State:
+    """What changes from instruction to instruction."""
+
+    config: ImageConfig
+    key: Digest
+    #: declared ARGs that have a value
+    args: dict[str, str] = field(default_factory=dict)
+    cmd_was_set: bool = False
+    number: int = 1
+    steps: list[Step] = field(default_factory=list)
+
+
+class Evaluator:
+    """Evaluates the stages of one Dockerfile, each once."""
+
+    def __init__(self, dockerfile: Dockerfile, inputs: Inputs) -> None:
+        self._dockerfile = dockerfile
+        self._inputs = inputs
+        self._done: dict[int, Stage] = {}
+        self._args: dict[int, dict[str, str]] = {}
+        #: names of --build-arg that some ARG took
+        self.consumed: set[str] = set()
+        self._global = self._global_args()
+
+    def stage(self, parsed: ParsedStage) -> Stage:
+        """The stage with its steps; stages it stands on or copies from are evaluated before it."""
+        if parsed.index not in self._done:
+            self._done[parsed.index] = self._evaluate(parsed)
+        return self._done[parsed.index]
+
+    def evaluated(self) -> tuple[Stage, ...]:
+        return tuple(self._done[index] for index in sorted(self._done))
+
+    def images_of(self, parsed: ParsedStage) -> frozenset[str]:
+        """Names of the images that a stage needs, directly or through others, as far as its text tells."""
+        images: set[str] = set()
+        for instruction in (parsed.from_.expanded(Scope(self._global)), *parsed.instructions):
+            for name in stage_references(instruction):
+                earlier = self._dockerfile.stage(name, before=parsed.index)
+                images |= self.images_of(earlier) if earlier else {name}
+        return frozenset(images - {"scratch"})
+
+    def _evaluate(self, parsed: ParsedStage) -> Stage:
+        from_ = parsed.from_.expanded(Scope(self._global))
+        self._check_platform(from_.platform, parsed.from_)
+        base, state = self._root(from_.image, parsed)
+        root_key = state.key
+        triggers = state.config.config.get("OnBuild") or () if isinstance(base, BaseImage) else ()
+        state.config = state.config.with_config(OnBuild=None) if triggers else state.config
+        for text in triggers:
+            self._add(parse_instruction(text, parsed.from_.location), parsed, state)
+        for instruction in parsed.instructions:
+            self._add(instruction, parsed, state)
+        self._args[parsed.index] = state.args
+        return Stage(
+            index=parsed.index,
+            name=parsed.name or str(parsed.index),
+            base=base,
+            root_key=root_key,
+            steps=tuple(state.steps),
+            total=state.number,
+            config=state.config,
+        )
+
+    def _root(self, image: str, parsed: ParsedStage) -> tuple[BaseImage | int | None, _State]:
+        if image == "scratch":
+            config = scratch_config(self._inputs.platform)
+            return None, _State(config, base_key(self._inputs.platform, None))
+        earlier = self._dockerfile.stage(image, before=parsed.index)
+        if earlier is not None:
+            stage = self.stage(earlier)
+            # A stage built on another one inherits its ARGs (Dockerfile reference, "Scope").
+            return stage.index, _State(stage.config, stage.key, dict(self._args[earlier.index]))
+        found = self._inputs.image(image, parsed.from_)
+        known = {name: found.config.extra[name] for name in ("os.version", "os.features") if name in found.config.extra}
+        config = replace(found.config, extra=known)
+        return found, _State(config, base_key(self._inputs.platform, found.digest))
+
+    def _add(self, instruction: Instruction, parsed: ParsedStage, state: _State) -> None:
+        env = state.config.env()
+        expanded = instruction.expanded(Scope({**state.args, **env}))
+        if refused := support.unsupported(expanded):
+            raise UnsupportedInstruction(
+                f"{refused} is not executed by the native engine",
+                where=instruction.location,
+                remedy="Build this Dockerfile with docker buildx for now, or write the step without it.",
+            )
+        if isinstance(expanded, Arg):
+            self._declare(expanded, state)
+        before = state.config
+        after = apply(expanded, before, cmd_was_set=state.cmd_was_set)
+        work, inputs = self._work(expanded, parsed, state, after)
+        state.cmd_was_set = state.cmd_was_set or isinstance(expanded, Cmd)
+        state.number += work is not None
+        key = step_key(state.key, expanded.name, *inputs)
+        state.steps.append(
+            Step(
+                key=key,
+                parent=state.key,
+                instruction=instruction,
+                number=state.number if work else 0,
+                work=work,
+                before=before,
+                after=after,
+                created_by=created_by(expanded, before, state.args, work),
+            )
+        )
+        state.key, state.config = key, after
+
+    def _work(
+        self, instruction: Instruction, parsed: ParsedStage, state: _State, after: ImageConfig
+    ) -> tuple[Work | None, tuple[Field, ...]]:
+        """What is to be done, and the inputs of its key besides the parent."""
+        match instruction:
+            case Run():
+                env = state.config.env()
+                proxies = {k: v for k, v in self._inputs.build_args.items() if k in PROXY_ARGS}
+                environment = {**proxies, **state.args, **env}
+                run = run_work(instruction, state.config, environment, network=self._inputs.network)
+                declared = {k: v for k, v in environment.items() if k in state.args or k in env}
+                return run, (run.argv, declared, run.network, run.script)
+            case Copy() | Add():
+                return self._copy(instruction, parsed, state)
+            case Workdir():
+                return WorkdirWork(after.working_dir), (after.working_dir,)
+            case Arg():
+                # What an ARG gives is an input of the RUNs that see it, not of the image by itself.
+                return None, ()
+            case _:
+                return None, (after.config, after.author)
+
+    def _copy(self, instruction: Copy | Add, parsed: ParsedStage, state: _State) -> tuple[CopyWork, tuple[Field, ...]]:
+        origin, origin_key = self._origin(instruction, parsed)
+        copy = copy_work(instruction, state.config, origin)
+        request = copy.request
+        if origin is None:
+            origin_key = copy_digest(request, self._inputs.context(), where=instruction.location)
+        inputs: tuple[Field, ...] = (
+            origin_key,
+            list(request.sources),
+            request.destination,
+            request.working_dir,
+            copy.chown,
+            instruction.chmod,
+            request.parents,
+            list(request.exclude),
+            request.unpack_archives,
+            dict(request.inline),
+        )
+        return copy, inputs
+
+    def _origin(self, instruction: Copy | Add, parsed: ParsedStage) -> tuple[int | BaseImage | None, Digest | None]:
+        name = instruction.from_ if isinstance(instruction, Copy) else ""
+        if not name:
+            return None, None
+        earlier = self._dockerfile.stage(name, before=parsed.index)
+        if earlier is not None:
+            stage = self.stage(earlier)
+            return stage.index, stage.key
+        image = self._inputs.image(name, instruction)
+        return image, image.digest
+
+    def _declare(self, arg: Arg, state: _State) -> None:
+        for name, default in arg.items:
+            given = self._inputs.build_args.get(name)
+            if given is not None:
+                self.consumed.add(name)
+            value = given if given is not None else default if default is not None else self._global.get(name)
+            if value is not None:
+                state.args[name] = value
+
+    def _global_args(self) -> dict[str, str]:
+        platform = self._inputs.platform
+        values = platform_args(platform, platform, self._inputs.target)
+        # a --build-arg replaces what is there from the start, declared or not
+        values |= {name: given for name, given in self._inputs.build_args.items() if name in values}
+        self.consumed |= values.keys()
+        for arg in self._dockerfile.global_args:
+            for name, default in arg.expanded(Scope(values)).items:
+                given = self._inputs.build_args.get(name)
+                if given is not None:
+                    self.consumed.add(name)
+                value = given if given is not None else default
+                if value is not None:
+                    values[name] = value
+        return values
+
+    def _check_platform(self, text: str, at: Instruction) -> None:
+        if text and Platform.parse(text) != self._inputs.platform:
+            raise PlatformNotAvailable(
+                f"FROM --platform={text}: this build runs steps for {self._inputs.platform} only",
+                where=at.location,
+                remedy="Remove --platform, or run the build on a machine of that platform.",
+            )

@@ -1,0 +1,111 @@
+"""Steps: the instructions of a stage with everything resolved that can be known before anything runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from ci_plugins.dockerfile.instructions import Instruction
+from ci_plugins.layer.copy_request import CopyRequest
+from ci_plugins.oci import Descriptor, Digest, ImageConfig, Manifest, Reference
+
+Network = Literal["host", "none"]
+
+
+@dataclass(frozen=True, slots=True)
+class BaseImage:
+    """An image a stage stands on or copies from. `reference` names the repository its blobs are in."""
+
+    name: str
+    reference: Reference
+    manifest: Manifest
+    config: ImageConfig
+
+    @property
+    def digest(self) -> Digest:
+        return self.manifest.descriptor.digest
+
+    @property
+    def layers(self) -> tuple[tuple[Descriptor, Digest], ...]:
+        """(descriptor, DiffID) of every layer, lowest first."""
+        return tuple(zip(self.manifest.layers, self.config.diff_ids, strict=True))
+
+
+@dataclass(frozen=True, slots=True)
+class RunWork:
+    """RUN: what the container executes. `script` is an executable file's content for a heredoc that begins with `#!`;
+    it is called with no arguments in place of `argv`."""
+
+    argv: tuple[str, ...]
+    environment: Mapping[str, str]
+    network: Network
+    script: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CopyWork:
+    """COPY or ADD. `origin` is None for the build context, a stage's index, or an image. `chown` is resolved when the
+    step is executed: names stand in the files below."""
+
+    request: CopyRequest
+    chown: str
+    origin: int | BaseImage | None
+
+
+@dataclass(frozen=True, slots=True)
+class WorkdirWork:
+    """WORKDIR: the directory is created if it is not there."""
+
+    path: str
+
+
+Work = RunWork | CopyWork | WorkdirWork
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One instruction of one stage.
+
+    `work` is None where only the config changes. `before` and `after` are the image configs around the step, without
+    the history and layers that it adds. `number` counts from 1 (FROM is 1); it is 0 for a step without work.
+    """
+
+    key: Digest
+    parent: Digest
+    instruction: Instruction
+    number: int
+    work: Work | None
+    before: ImageConfig
+    after: ImageConfig
+    #: the config history's `created_by`
+    created_by: str
+
+    @property
+    def title(self) -> str:
+        """The instruction on one line, for people."""
+        return " ".join(self.instruction.source.replace("\\\n", " ").split())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """`base` is an image, the index of an earlier stage, or None for scratch. `total` is the highest step number."""
+
+    index: int
+    name: str
+    base: BaseImage | int | None
+    root_key: Digest
+    steps: tuple[Step, ...]
+    total: int
+    config: ImageConfig
+
+    @property
+    def key(self) -> Digest:
+        """Names everything the stage's result depends on."""
+        return self.steps[-1].key if self.steps else self.root_key
+
+    @property
+    def copy_origins(self) -> frozenset[int]:
+        """Indexes of the stages that any step copies from."""
+        works = [step.work for step in self.steps]
+        return frozenset(w.origin for w in works if isinstance(w, CopyWork) and isinstance(w.origin, int))

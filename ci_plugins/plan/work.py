@@ -1,0 +1,54 @@
+"""RUN, COPY and ADD as work, and how a step is written into the image's history."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from ci_plugins.dockerfile.instructions import Add, Copy, Heredoc, Instruction, Run, ShellForm
+from ci_plugins.layer.copy_request import CopyRequest
+from ci_plugins.oci import ImageConfig
+from ci_plugins.plan.image import command_line
+from ci_plugins.plan.steps import BaseImage, CopyWork, Network, RunWork, Work
+
+_ONLY_HEREDOC = re.compile(r"\s*\d*<<-?\s*(['\"]?)[A-Za-z0-9_.\-]+\1\s*\Z")
+
+
+def run_work(run: Run, config: ImageConfig, environment: Mapping[str, str], *, network: Network) -> RunWork:
+    """The command with its heredocs put where BuildKit puts them: a lone heredoc is the script itself (executed as a
+    file if it begins with #!), others are handed to the shell as they stand."""
+    chosen: Network = "none" if run.network == "none" else "host" if run.network == "host" else network
+    command, script = run.command, None
+    if isinstance(command, ShellForm) and command.heredocs:
+        lone = len(command.heredocs) == 1 and _ONLY_HEREDOC.match(command.text)
+        if lone and command.heredocs[0].content.startswith("#!"):
+            script = command.heredocs[0].content.encode("utf-8", "surrogateescape")
+        text = command.heredocs[0].content if lone else command.text + "".join(map(_in_shell, command.heredocs))
+        command = ShellForm(text)
+    return RunWork(tuple(command_line(command, config)), environment, chosen, script)
+
+
+def copy_work(instruction: Copy | Add, config: ImageConfig, origin: int | BaseImage | None) -> CopyWork:
+    request = CopyRequest(
+        sources=instruction.sources,
+        destination=instruction.destination,
+        working_dir=config.working_dir,
+        chmod=instruction.chmod,
+        inline={doc.name: doc.content.encode("utf-8", "surrogateescape") for doc in instruction.heredocs},
+        parents=isinstance(instruction, Copy) and instruction.parents,
+        exclude=instruction.exclude,
+        unpack_archives=isinstance(instruction, Add) and instruction.unpack is not False,
+    )
+    return CopyWork(request, instruction.chown, origin)
+
+
+def created_by(instruction: Instruction, config: ImageConfig, args: Mapping[str, str], work: Work | None) -> str:
+    """The history text, as BuildKit spells it: `RUN |1 VERSION=1 /bin/sh -c make`, `COPY a b`, `ENV A=b`."""
+    if isinstance(work, RunWork):
+        declared = "".join(f" {name}={value}" for name, value in args.items())
+        return f"RUN {f'|{len(args)}{declared} ' if args else ''}{' '.join(work.argv)}"
+    return " ".join(instruction.source.replace("\\\n", " ").split())
+
+
+def _in_shell(document: Heredoc) -> str:
+    return f"\n{document.content}{document.name}"

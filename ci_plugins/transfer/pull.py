@@ -1,0 +1,195 @@
+"""Pull: layers that exist somewhere become a table of contents, a local blob or a snapshot, each only when asked for.
+
+One stream a layer: download → verify → local store, and on the way decompress → extract; several layers at once.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, Future
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from ci_plugins.cache.layers import LayerCache
+from ci_plugins.errors import DigestMismatch, StateError, VerificationError
+from ci_plugins.events import ActiveSpan, Recorder
+from ci_plugins.layer.extract import Extracted, adopt_parents, copy_up_links, extract_layer, read_layer
+from ci_plugins.layer.toc import Toc
+from ci_plugins.layer.tree import LayerTree
+from ci_plugins.oci import Descriptor, Digest, Reference, chain_id, hex_of
+from ci_plugins.storage.blob import BlobSource, ImageOrigin
+from ci_plugins.storage.local import LocalStore
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class StoredLayer:
+    """A layer that was written before, on its parents. `origin` is a repository that has its blob, None if only the
+    local store can have it."""
+
+    descriptor: Descriptor
+    diff_id: Digest
+    parent: StoredLayer | None
+    origin: Reference | None
+
+    @property
+    def chain(self) -> Digest:
+        return chain_id(self.parent.chain if self.parent else None, self.diff_id)
+
+    def with_parents(self) -> tuple[StoredLayer, ...]:
+        """The whole chain, lowest first."""
+        return (*(self.parent.with_parents() if self.parent else ()), self)
+
+
+def stored_layers(
+    layers: Sequence[tuple[Descriptor, Digest]], origin: Reference | None, parent: StoredLayer | None = None
+) -> tuple[StoredLayer, ...]:
+    """Layers (descriptor, DiffID), lowest first, as a chain on `parent`."""
+    chain: list[StoredLayer] = []
+    for descriptor, diff_id in layers:
+        parent = StoredLayer(descriptor, diff_id, parent, origin)
+        chain.append(parent)
+    return tuple(chain)
+
+
+class LayerFetcher:
+    """Fetches each layer at most once, whoever asks. Thread safe; the methods wait."""
+
+    def __init__(
+        self,
+        store: LocalStore,
+        layers: LayerCache,
+        origin: ImageOrigin,
+        recorder: Recorder,
+        pool: Executor,
+        parent: ActiveSpan,
+    ) -> None:
+        self._store, self._layers, self._origin = store, layers, origin
+        self._recorder, self._pool, self._parent = recorder, pool, parent
+        self._lock = threading.Lock()
+        self._blob_locks: dict[Digest, threading.Lock] = {}
+        self._snapshots: dict[Digest, Future[Path]] = {}
+        self._tocs: dict[Digest, Future[Toc]] = {}
+
+    def blob(self, layer: StoredLayer) -> BlobSource:
+        """The compressed blob in the local store, downloaded if it is not there."""
+        with self._blob_lock(layer):
+            if not self._store.has(layer.descriptor):
+                for _ in self._download(layer):
+                    pass
+        return self._store.source(layer.descriptor)
+
+    def start_snapshots(self, layers: Sequence[StoredLayer]) -> None:
+        """Begin to extract, lowest first: the last thing a layer does is to wait for its parent."""
+        for layer in layers:
+            self._once(self._snapshots, layer.chain, self._extract, layer)
+
+    def start_tocs(self, layers: Sequence[StoredLayer]) -> None:
+        for layer in layers:
+            self._once(self._tocs, layer.diff_id, self._toc, layer)
+
+    def snapshot(self, layer: StoredLayer) -> Path:
+        self.start_snapshots(layer.with_parents())
+        return self._snapshots[layer.chain].result()
+
+    def toc(self, layer: StoredLayer) -> Toc:
+        if extracting := self._snapshots.get(layer.chain):
+            extracting.result()
+        if known := self._layers.toc(layer.diff_id):
+            return known
+        self.start_tocs([layer])
+        return self._tocs[layer.diff_id].result()
+
+    def _once(
+        self, futures: dict[Digest, Future[T]], key: Digest, work: Callable[[StoredLayer], T], layer: StoredLayer
+    ) -> None:
+        with self._lock:
+            if key not in futures:
+                futures[key] = self._pool.submit(work, layer)
+
+    # -- one layer --------------------------------------------------------------------------------------------------
+
+    def _extract(self, layer: StoredLayer) -> Path:
+        known = self._layers.snapshot(layer.chain)
+        if known and self._layers.has_toc(layer.diff_id):
+            return known
+        return self._read(layer, self._extract_from)
+
+    def _extract_from(self, layer: StoredLayer, blocks: Iterator[bytes]) -> Path:
+        new = self._layers.new_snapshot()
+        with self._recorder.span("extract", _label(layer), self._parent) as span:
+            extracted = extract_layer(blocks, layer.descriptor.media_type, new.path, span=span)
+            self._check(layer, extracted)
+            self._take_from_parents(layer, extracted, new.path)
+        self._layers.put_toc(layer.diff_id, extracted.toc)
+        new.publish(layer.chain)
+        return new.path
+
+    def _take_from_parents(self, layer: StoredLayer, extracted: Extracted, root: Path) -> None:
+        """Modes of directories the layer only implies, and files of lower layers it has hard links to."""
+        if layer.parent is None or not (extracted.implied or extracted.missing_links):
+            return
+        below = layer.parent.with_parents()
+        snapshots = [self._snapshots[parent.chain].result() for parent in below]
+        tree = LayerTree([self.toc(parent) for parent in below])
+        adopt_parents(root, extracted.implied, lambda path: (found := tree.lookup(path)) and found.entry)
+        copy_up_links(root, extracted.missing_links, lambda path: _file_below(tree, snapshots, path))
+
+    def _toc(self, layer: StoredLayer) -> Toc:
+        return self._layers.toc(layer.diff_id) or self._read(layer, self._toc_from)
+
+    def _toc_from(self, layer: StoredLayer, blocks: Iterator[bytes]) -> Toc:
+        with self._recorder.span("extract", f"{_label(layer)} (contents only)", self._parent) as span:
+            extracted = read_layer(blocks, layer.descriptor.media_type, span=span)
+        self._check(layer, extracted)
+        self._layers.put_toc(layer.diff_id, extracted.toc)
+        return extracted.toc
+
+    def _read(self, layer: StoredLayer, work: Callable[[StoredLayer, Iterator[bytes]], T]) -> T:
+        """Read from the local store, else while downloading. A local blob that turns out damaged is replaced."""
+        with self._blob_lock(layer):
+            if self._store.has(layer.descriptor):
+                try:
+                    return work(layer, self._store.source(layer.descriptor).blocks())
+                except VerificationError as error:
+                    self._store.remove(layer.descriptor.digest)
+                    self._recorder.warn(f"a blob in the state directory was damaged and is removed: {error}")
+            return work(layer, self._download(layer))
+
+    def _check(self, layer: StoredLayer, extracted: Extracted) -> None:
+        if extracted.diff_id != layer.diff_id:
+            raise DigestMismatch(
+                f"layer {layer.descriptor.digest} unpacks to {extracted.diff_id}, its image config says {layer.diff_id}"
+            )
+
+    def _download(self, layer: StoredLayer) -> Iterator[bytes]:
+        """The blob's verified bytes, kept in the local store on their way."""
+        if layer.origin is None:
+            raise StateError(
+                f"the blob {layer.descriptor.digest} of a reused step is gone from the state directory",
+                remedy="Run the build again: the step that wrote it will be run.",
+            )
+        with self._recorder.span("download", _label(layer), self._parent, digest=layer.descriptor.digest) as span:
+            with self._store.spool() as spool:
+                for block in self._origin.blob(layer.origin, layer.descriptor):
+                    spool.write(block)
+                    span.progress(spool.size, layer.descriptor.size)
+                    yield block
+                spool.commit(layer.descriptor)
+            span.set(bytes=layer.descriptor.size)
+
+    def _blob_lock(self, layer: StoredLayer) -> threading.Lock:
+        with self._lock:
+            return self._blob_locks.setdefault(layer.descriptor.digest, threading.Lock())
+
+
+def _label(layer: StoredLayer) -> str:
+    return hex_of(layer.descriptor.digest)[:12]
+
+
+def _file_below(tree: LayerTree, snapshots: Sequence[Path], path: str) -> Path | None:
+    found = tree.lookup(path)
+    return snapshots[found.layer] / found.first_name if found else None

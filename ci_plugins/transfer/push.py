@@ -1,0 +1,150 @@
+"""Push: every blob to every destination as soon as it exists, the manifest last.
+
+Uploads of layers that are still being compressed follow their spool. A manifest is put only after each blob under it
+was confirmed at that destination, a tag moves only with it: a build that fails half-way publishes nothing, and what
+was uploaded is found by the next one.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_EXCEPTION, Executor, Future, wait
+from dataclasses import dataclass, field
+
+from ci_plugins.errors import CiPluginsError, Interrupted
+from ci_plugins.events import ActiveSpan, Recorder
+from ci_plugins.oci import Descriptor, Manifest, Reference, hex_of
+from ci_plugins.storage.blob import BlobSource, Destination
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A destination and the tags that shall point to the image there; no tags: by digest only."""
+
+    destination: Destination
+    tags: tuple[str, ...]
+
+
+@dataclass(slots=True)
+class Push:
+    """One image on its way to all targets. Thread safe."""
+
+    targets: Sequence[Target]
+    recorder: Recorder
+    pool: Executor
+    _abandoned: threading.Event = field(default_factory=threading.Event)
+    _uploads: list[Future[Descriptor]] = field(default_factory=list)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def stream(self, source: BlobSource, label: str, parent: ActiveSpan) -> None:
+        """Begin to send a layer whose digest is not known yet."""
+        for target in self.targets:
+            self._submit(self._send, target.destination, source, label, parent)
+
+    def stored(
+        self,
+        descriptor: Descriptor,
+        origin: Reference | None,
+        open_blob: Callable[[], BlobSource],
+        parent: ActiveSpan,
+    ) -> None:
+        """Make sure a known blob is there: it is, or it is mounted from `origin`, or it is sent. `open_blob` fetches
+        it when it has to be sent."""
+        for target in self.targets:
+            self._submit(self._ensure, target.destination, descriptor, origin, open_blob, parent)
+
+    def abandon(self) -> None:
+        """Stop every upload at its next block: the image will not be published."""
+        self._abandoned.set()
+
+    def failed(self) -> BaseException | None:
+        """What made an upload give up, so that a build can stop early."""
+        with self._lock:
+            done = [upload for upload in self._uploads if upload.done() and not upload.cancelled()]
+        return next((error for upload in done if (error := upload.exception())), None)
+
+    def finish(self, manifest: Manifest, config: BlobSource, parent: ActiveSpan) -> None:
+        """Wait for every layer, then put config, manifest and tags. Raises the first error of an upload."""
+        for target in self.targets:
+            self._submit(self._send, target.destination, config, "config", parent)
+        with self._lock:
+            uploads = list(self._uploads)
+        wait(uploads, return_when=FIRST_EXCEPTION)
+        for upload in uploads:
+            if upload.done():
+                upload.result()
+        self._check_complete(manifest, uploads)
+        puts = [self.pool.submit(self._publish, target, manifest, parent) for target in self.targets]
+        for put in puts:
+            put.result()
+
+    def up_to_date(self, manifest: Manifest) -> bool:
+        """Every tag points to this manifest already: nothing is to be done."""
+        digest = manifest.descriptor.digest
+        return all(
+            target.tags and all(target.destination.manifest_digest(tag) == digest for tag in target.tags)
+            for target in self.targets
+        )
+
+    def _submit(self, work: Callable[..., Descriptor], *arguments: object) -> None:
+        with self._lock:
+            self._uploads.append(self.pool.submit(work, *arguments))
+
+    def _send(self, destination: Destination, source: BlobSource, label: str, parent: ActiveSpan) -> Descriptor:
+        with self.recorder.span("upload", label, parent, destination=destination.name) as span:
+            descriptor = destination.put_blob(_Abandonable(source, self._abandoned), span)
+            span.set(bytes=descriptor.size, digest=descriptor.digest)
+            return descriptor
+
+    def _ensure(
+        self,
+        destination: Destination,
+        descriptor: Descriptor,
+        origin: Reference | None,
+        open_blob: Callable[[], BlobSource],
+        parent: ActiveSpan,
+    ) -> Descriptor:
+        label = hex_of(descriptor.digest)[:12]
+        with self.recorder.span("upload", label, parent, destination=destination.name) as span:
+            span.set(bytes=0, digest=descriptor.digest)
+            if destination.has_blob(descriptor):
+                span.set(result="exists")
+            elif origin is not None and destination.mount_blob(descriptor, origin):
+                span.set(result="mounted")
+            else:
+                destination.put_blob(_Abandonable(open_blob(), self._abandoned), span)
+                span.set(bytes=descriptor.size, result="uploaded")
+            return descriptor
+
+    def _publish(self, target: Target, manifest: Manifest, parent: ActiveSpan) -> None:
+        for tag in target.tags or (None,):
+            with self.recorder.span("manifest", tag or manifest.descriptor.digest, parent) as span:
+                span.set(destination=target.destination.name, tag=tag or "")
+                target.destination.put_manifest(manifest, tag)
+
+    def _check_complete(self, manifest: Manifest, uploads: Sequence[Future[Descriptor]]) -> None:
+        confirmed = {upload.result().digest for upload in uploads}
+        for blob in (manifest.config, *manifest.layers):
+            if blob.digest not in confirmed:
+                raise CiPluginsError(
+                    f"the blob {blob.digest} of the image was never sent; the manifest is not published"
+                )
+
+
+@dataclass(frozen=True, slots=True)
+class _Abandonable:
+    """A source that ends in `Interrupted` once the push is abandoned."""
+
+    source: BlobSource
+    abandoned: threading.Event
+
+    @property
+    def descriptor(self) -> Descriptor | None:
+        return self.source.descriptor
+
+    def blocks(self, offset: int = 0) -> Iterator[bytes]:
+        for block in self.source.blocks(offset):
+            if self.abandoned.is_set():
+                raise Interrupted("the push was abandoned")
+            yield block
