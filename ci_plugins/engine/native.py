@@ -5,21 +5,19 @@ from __future__ import annotations
 import json
 import os
 import secrets
-import shutil
 import tempfile
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from ci_plugins.engine.failure import explain
 from ci_plugins.engine.output import LineReader
 from ci_plugins.engine.protocol import CommandFailed, RunRequest
+from ci_plugins.engine.scratch import Scratch
 from ci_plugins.errors import ConfigError, EngineUnavailable, Interrupted, SandboxError, state_errors
 from ci_plugins.events import ActiveSpan, Recorder
 from ci_plugins.layer.users import User
 from ci_plugins.sandbox.bundle import DEFAULT_PATH, Mount, Process, file_mount, runtime_config
-from ci_plugins.sandbox.container import Container, Died, Outcome, link_overlay
+from ci_plugins.sandbox.container import Container, Died, Outcome, link_overlay, remove_containers
 from ci_plugins.sandbox.graft import MountPoint, copy_attributes, graft_directory, graft_mount_points
 from ci_plugins.sandbox.runtime import Runtime, find_runtime
 from ci_plugins.sandbox.union import Union
@@ -50,21 +48,22 @@ class NativeEngine:
                 remedy="Run the command as root (sudo), in CI in a privileged container.",
             )
         self._runtime = runtime or find_runtime()
-        self._scratch = scratch.absolute()
-        with state_errors(self._scratch):
-            self._scratch.mkdir(parents=True, exist_ok=True)
+        self._scratch = Scratch(scratch)
+        with self._scratch.abandoned() as directories:
+            for directory in directories:
+                remove_containers(directory, self._runtime)
 
     def run(self, request: RunRequest, span: ActiveSpan, cancel: threading.Event) -> None:
         """See Engine.run."""
         if cancel.is_set():
             raise Interrupted("interrupted before the command started")
         reader = LineReader(span.line)
-        with self._work_directory() as directory:
+        with self._scratch.directory() as directory:
             lowers = _prepare(request, directory)
             outcome = self._execute(directory, lowers, reader, cancel)
         if isinstance(outcome, Died) and cancel.is_set():
             raise Interrupted("interrupted while a command ran")
-        if error := explain(outcome, request, reader.tail, self._scratch):
+        if error := explain(outcome, request, reader.tail, self._scratch.path):
             raise error
 
     def _execute(self, directory: Path, lowers: int, reader: LineReader, cancel: threading.Event) -> Outcome:
@@ -81,15 +80,6 @@ class NativeEngine:
         finally:
             outcome = container.wait()
         return outcome
-
-    @contextmanager
-    def _work_directory(self) -> Iterator[Path]:
-        with state_errors(self._scratch):
-            directory = Path(tempfile.mkdtemp(prefix="run-", dir=self._scratch))
-        try:
-            yield directory
-        finally:
-            shutil.rmtree(directory)
 
 
 def probe(scratch: Path) -> str | None:

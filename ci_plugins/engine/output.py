@@ -34,7 +34,7 @@ class LineReader:
         for line in lines:
             self._take(line)
         self._pending = _shown(rest)
-        while len(self._pending) > MAX_LINE:
+        while len(self._pending.rstrip(b"\r")) > MAX_LINE:
             cut = _character_start(self._pending, MAX_LINE)
             self._emit(self._pending[:cut])
             self._pending = self._pending[cut:]

@@ -27,7 +27,7 @@ from ci_plugins.sandbox.runtime import Runtime
 #: -I and -S keep site-packages out: the supervisor needs none of it, and starts in a third of the time.
 _SUPERVISE = (
     "import sys; sys.path.insert(0, sys.argv[1]); from ci_plugins.sandbox.supervisor import main; "
-    "sys.exit(main(int(sys.argv[2]), sys.argv[3], sys.argv[4], int(sys.argv[5]), sys.argv[6]))"
+    "main(int(sys.argv[2]), sys.argv[3], sys.argv[4], int(sys.argv[5]), sys.argv[6])"
 )
 _BLOCK = 1 << 16
 _PACKAGES = Path(ci_plugins.__file__).parent.parent
@@ -81,12 +81,24 @@ def link_overlay(directory: Path, lowers: Sequence[Path], upper: Path) -> None:
     (links / "work").symlink_to(directory / "work")
 
 
+def remove_containers(directory: Path, runtime: Runtime) -> None:
+    """Remove what the runtime keeps of a container whose supervisor was killed: its state and control groups."""
+    state = directory / "state"
+    for container in state.iterdir() if state.exists() else ():
+        subprocess.run(
+            [runtime.executable, "--root", state, "delete", "--force", container.name],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            check=False,
+        )
+
+
 class Container:
     """A started container. Use it from the thread that made it: the container dies with that thread."""
 
     def __init__(self, directory: Path, name: str, lowers: int, runtime: Runtime) -> None:
         self._directory = directory
-        self._name = name
         self._runtime = runtime
         self._killed = False
         self._complaints = b""
@@ -138,14 +150,7 @@ class Container:
         outcome = self._directory / "outcome"
         if outcome.exists():
             return self._read(outcome.read_text())
-        # killed: the runtime could not clean up after itself
-        subprocess.run(
-            [self._runtime.executable, "--root", self._directory / "state", "delete", "--force", self._name],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            check=False,
-        )
+        remove_containers(self._directory, self._runtime)
         return Died(self._complaints.decode("utf-8", "replace").strip())
 
     def _read(self, outcome: str) -> Outcome:

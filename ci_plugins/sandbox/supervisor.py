@@ -22,11 +22,14 @@ import sys
 from ci_plugins.sandbox import mounts
 
 
-def main(builder: int, directory: str, name: str, lowers: int, runtime: str) -> int:
-    """`builder` is the process that must be alive, `name` the container's id, `runtime` the runtime's executable."""
+def main(builder: int, directory: str, name: str, lowers: int, runtime: str) -> None:
+    """Never returns: the interpreter's own shutdown has nothing to do here and takes its time.
+
+    `builder` is the process that must be alive, `name` the container's id, `runtime` the runtime's executable.
+    """
     mounts.die_with_parent(signal.SIGKILL)
     if os.getppid() != builder:
-        return 1
+        os._exit(1)
     os.umask(0o022)
     inner = 0
 
@@ -42,25 +45,26 @@ def main(builder: int, directory: str, name: str, lowers: int, runtime: str) -> 
         mounts.leave_children_to_new_pid_namespace()
     except OSError as error:
         _report(directory, _system(error))
-        return 1
+        os._exit(1)
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     inner = os.fork()
     if inner == 0:
         os.close(_kept_open)
-        os._exit(_keep(alive, directory, name, lowers, runtime))
+        _keep(alive, directory, name, lowers, runtime)
+        os._exit(0)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     os.close(sys.stdout.fileno())
     os.waitpid(inner, 0)
-    return 0
+    os._exit(0)
 
 
-def _keep(alive: int, directory: str, name: str, lowers: int, runtime: str) -> int:
+def _keep(alive: int, directory: str, name: str, lowers: int, runtime: str) -> None:
     """The life of the inner process."""
     mounts.die_with_parent(signal.SIGKILL)
     poll = select.poll()
     poll.register(alive, 0)
     if poll.poll(0):  # the outer process was gone before its death could reach this one
-        return 1
+        return
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     try:
@@ -71,7 +75,6 @@ def _keep(alive: int, directory: str, name: str, lowers: int, runtime: str) -> i
     except OSError as error:
         outcome = _system(error)
     _report(directory, outcome)
-    return 0
 
 
 def _run(directory: str, name: str, runtime: str) -> str:
