@@ -12,7 +12,7 @@ def excerpt(text: str, location: Location, *, first_line: int = 1, before: int =
     5 | RUNN make
       | ^
     """
-    lines = text.split("\n")
+    lines = text.removesuffix("\n").split("\n")
     index = location.line - first_line
     if not 0 <= index < len(lines):
         return ""

@@ -182,7 +182,7 @@ class _Reader:
         return "\n".join([self.lines[index][column:], *self.lines[index + 1 : last + 1]]).rstrip("\r\n")
 
     def decodable(self, index: int) -> None:
-        """Bytes that are not UTF-8 arrive as lone surrogates. In a comment they do no harm, elsewhere they are refused."""
+        """Bytes that are not UTF-8 arrive as lone surrogates: harmless in a comment, refused elsewhere."""
         if match := _UNDECODABLE.search(self.lines[index]):
             raise self.fail("not UTF-8", index, match.start() + 1, "Save the file in the encoding UTF-8.")
 
