@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -46,9 +46,16 @@ def _hook(event: str, arguments: tuple[Any, ...]) -> None:
 sys.addaudithook(_hook)
 
 
-class _NoSystemCalls:
-    def __getattr__(self, name: str) -> Any:
+def _forbid(name: str) -> Callable[..., None]:
+    def call(*_: object) -> None:
         pytest.fail(f"a unit test tried the system call {name}; use tests/integration")
+
+    return call
+
+
+class _NoSystemCalls:
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        return _forbid(name)
 
 
 @pytest.fixture(autouse=True)
@@ -62,7 +69,7 @@ def no_world(
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.setattr(Path, "home", classmethod(lambda _: home))
     for name in ("chroot", "unshare", "setns"):
-        monkeypatch.setattr(os, name, getattr(_NoSystemCalls(), "__getattr__"), raising=False)
+        monkeypatch.setattr(os, name, _forbid(name), raising=False)
     if mounts := sys.modules.get("ci_plugins.sandbox.mounts"):
         monkeypatch.setattr(mounts, "_libc", _NoSystemCalls())
     _Watch.on = True
