@@ -267,6 +267,7 @@ OPTIONS: tuple[Option, ...] = (
         name="debug",
         kind=FLAG,
         default=False,
+        in_file=False,
         help="Show the stack trace of an unexpected error.",
         group=_GENERAL,
         commands=(BUILD, SERVE),

@@ -90,7 +90,7 @@ class Option:
     #: field of the settings where it is not the name
     attribute: str = ""
     positional: bool = False
-    #: False: it says where the file is, so it cannot stand in it
+    #: False: it is needed before the file can be read, so it cannot stand in it and is no part of the settings
     in_file: bool = True
     #: the value may be a credential: errors and documents do not repeat it
     secret: bool = False

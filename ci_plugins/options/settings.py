@@ -59,7 +59,6 @@ class BuildOptions:
     memory_budget: int
     ca_certificates: Path | None
     run_env: Mapping[str, str] = field(repr=False)
-    debug: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,4 +70,3 @@ class ServeOptions:
     #: 0: any free port
     port: int
     quiet: bool
-    debug: bool

@@ -69,7 +69,7 @@ def _longest(timeline: Timeline) -> Iterator[str]:
 
 
 def _is(step: Step, *instructions: str) -> bool:
-    return step.text.split(" ", 1)[0].upper() in instructions
+    return step.instruction in instructions
 
 
 def _title(step: Step) -> str:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from ci_plugins.events import Span, Value
 from ci_plugins.report.critical import critical_path
 from ci_plugins.report.intervals import covered, shared
 from ci_plugins.report.text import clean
-from ci_plugins.report.timeline import Layer, Phase, Step, Timeline, Transfer
+from ci_plugins.report.timeline import Layer, Phase, State, Step, Timeline, Transfer
 
 
 def derive(
@@ -30,7 +30,7 @@ def derive(
     busy = [(span.start, span.end) for span in ordered if span.kind in _WORK]
     busy += [(step.start, step.end) for step in steps if step.state != "cached"]
     return Timeline(
-        image=clean(str(whole.attributes.get("tags", ""))) if whole else "",
+        image=clean(whole.name) if whole else "",
         succeeded=succeeded,
         started_at=started_at,
         total_seconds=end - start,
@@ -81,16 +81,33 @@ def _step(
     return Step(
         id=span.id,
         stage=clean(str(get("stage", ""))),
+        place=place_of(span.attributes),
         number=_int(get("number")),
         total=_int(get("total")),
-        text=clean(str(get("instruction") or span.name)),
-        state="failed" if "error" in span.attributes else "cached" if get("state") == "cached" else "ran",
+        instruction=str(get("instruction", "")).upper(),
+        text=clean(span.name),
+        state=_state(span),
         start=executes[0],
         end=executes[1],
         layer=layers[-1] if layers else None,
         uploads=uploads,
         overlap_seconds=shared(after, others),
     )
+
+
+def place_of(attributes: Mapping[str, Value]) -> str:
+    """Where a step stands, from its span: `[build 2/6]`."""
+    stage, number, total = (attributes.get(name) for name in ("stage", "number", "total"))
+    count = f"{number}/{total}" if total else str(number or "")
+    inside = clean(f"{stage or ''} {count}").strip()
+    return f"[{inside}]" if inside else ""
+
+
+def _state(span: Span) -> State:
+    error = span.attributes.get("error")
+    if error:
+        return "stopped" if error == "Interrupted" else "failed"
+    return "cached" if span.attributes.get("state") == "cached" else "ran"
 
 
 def _layer(span: Span) -> Layer:

@@ -15,6 +15,7 @@ from ci_plugins.report.timeline import Phase, Step, Timeline, Transfer
 COLOURS = {
     "ran": "#3b6fb6",
     "failed": "#c0392b",
+    "stopped": "#d3a298",
     "layer": "#e39b22",
     "upload": "#2e9e6b",
     "download": "#8a63b8",
@@ -32,6 +33,7 @@ _LEGEND = (
     ("upload", "upload"),
     ("manifest", "manifest"),
     ("failed", "failed"),
+    ("stopped", "stopped"),
 )
 _AXIS = 24
 _TALL, _LOW = 32, 20

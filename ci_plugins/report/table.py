@@ -63,8 +63,8 @@ def figures(timeline: Timeline) -> tuple[tuple[str, str], ...]:
         found.append(("push tail", seconds(timeline.push_tail_seconds)))
     if timeline.steps:
         found.append(("steps", f"{len(timeline.ran)} ran, {len(timeline.cached)} cached"))
-    if timeline.uploaded_bytes or timeline.skipped_upload_bytes:
-        there = f", {size(timeline.skipped_upload_bytes)} already there" if timeline.skipped_upload_bytes else ""
+    if timeline.uploaded_bytes or timeline.skipped_uploads:
+        there = f", {timeline.skipped_uploads} blobs already there" if timeline.skipped_uploads else ""
         found.append(("uploaded", size(timeline.uploaded_bytes) + there))
     if timeline.downloaded_bytes:
         found.append(("downloaded", size(timeline.downloaded_bytes)))

@@ -10,7 +10,8 @@ from typing import Literal
 
 from ci_plugins.report.intervals import covered
 
-State = Literal["ran", "cached", "failed"]
+#: "stopped": another step failed, or somebody interrupted the build
+State = Literal["ran", "cached", "failed", "stopped"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +57,13 @@ class Step:
 
     id: int
     stage: str
+    #: `[build 2/6]`
+    place: str
     number: int
     total: int
+    #: `RUN`
+    instruction: str
+    #: the whole instruction on one line
     text: str
     state: State
     start: float
@@ -68,15 +74,8 @@ class Step:
     overlap_seconds: float
 
     @property
-    def label(self) -> str:
-        if not self.number:
-            return f"[{self.stage}]" if self.stage else ""
-        place = f"{self.number}/{self.total}" if self.total else str(self.number)
-        return f"[{self.stage} {place}]" if self.stage else f"[{place}]"
-
-    @property
     def title(self) -> str:
-        return f"{self.label} {self.text}".strip()
+        return f"{self.place} {self.text}".strip()
 
     @property
     def run_seconds(self) -> float:
@@ -123,7 +122,7 @@ class Wait:
 
 @dataclass(frozen=True, slots=True)
 class Timeline:
-    #: what was built, for people: the tags
+    #: what was built, for people: the tags, or the context
     image: str
     succeeded: bool
     #: seconds since the epoch at second 0
@@ -157,8 +156,9 @@ class Timeline:
         return sum(each.bytes for each in self.transfers if each.kind == "upload" and each.moved)
 
     @property
-    def skipped_upload_bytes(self) -> int:
-        return sum(each.bytes for each in self.transfers if each.result in ("exists", "mounted"))
+    def skipped_uploads(self) -> int:
+        """Blobs the destination had already, or took over from another repository."""
+        return sum(each.result in ("exists", "mounted") for each in self.transfers)
 
     @property
     def downloaded_bytes(self) -> int:

@@ -56,7 +56,7 @@ class Steps:
     """Writes the spans of a build with one stage, step after step."""
 
     def __init__(self, total: int, end: float, stage: str = "stage-0") -> None:
-        self.build = Planned("build", "build", 0.0, end, None, {"tags": "localhost:5000/shop/web:1.4"})
+        self.build = Planned("build", "localhost:5000/shop/web:1.4", 0.0, end)
         self.spans = [self.build]
         self._total = total
         self._stage = stage
@@ -100,7 +100,7 @@ class Steps:
             "stage": self._stage,
             "number": self._number,
             "total": self._total,
-            "instruction": text,
+            "instruction": text.split(" ")[0],
             "line": self._number,
         }
         step = Planned("step", text, start, end, self.build, place, late)
