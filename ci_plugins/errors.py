@@ -275,6 +275,16 @@ class Interrupted(CiPluginsError):
 
 
 @contextmanager
+def placed(where: Location) -> Iterator[None]:
+    """Give an error that has no place yet the one of the instruction that was worked on."""
+    try:
+        yield
+    except CiPluginsError as error:
+        error.where = error.where or where
+        raise
+
+
+@contextmanager
 def state_errors(path: str | os.PathLike[str]) -> Iterator[None]:
     """Translate the OS errors of writing below the state directory: the only place that knows ENOSPC."""
     try:

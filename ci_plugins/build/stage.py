@@ -13,14 +13,15 @@ from ci_plugins.build.chain import Chain, ChainLayer, FreshLayer, KnownLayer, kn
 from ci_plugins.build.layers import LayerWriter
 from ci_plugins.cache.layers import LayerCache, NewSnapshot
 from ci_plugins.cache.record import CacheRecord, RecordedLayer
+from ci_plugins.context import ImageTree
 from ci_plugins.engine.protocol import Engine, RunRequest
-from ci_plugins.errors import CiPluginsError
+from ci_plugins.errors import placed
 from ci_plugins.events import ActiveSpan, Recorder
-from ci_plugins.layer.copy import FileTree, ImageTree, copy_items, workdir_items
+from ci_plugins.layer.copy import FileTree, copy_items, workdir_items
 from ci_plugins.layer.diff import diff_items
 from ci_plugins.layer.entry import Item
 from ci_plugins.layer.tree import LayerTree
-from ci_plugins.layer.users import resolve_owner, resolve_user
+from ci_plugins.layer.users import User, resolve_owner, resolve_user
 from ci_plugins.oci import History
 from ci_plugins.plan.planner import PlannedStage
 from ci_plugins.plan.steps import BaseImage, CopyWork, RunWork, Step, WorkdirWork
@@ -145,25 +146,22 @@ class StageBuild:
             self._workshop.record(_record(step, done.result(), created, seconds))
 
     def _work(self, step: Step, span: ActiveSpan, *, keep_files: bool) -> FreshLayer | None:
-        try:
+        with placed(step.instruction.location):
             match step.work:
                 case RunWork():
                     return self._run(step, step.work, span)
                 case CopyWork():
                     items = self._copied(step.work)
                 case WorkdirWork():
-                    items = workdir_items(step.work.path, self._current_tree(), (0, 0))
+                    items = self._made_directory(step, step.work)
                 case None:
                     return None
-        except CiPluginsError as error:
-            error.where = error.where or step.instruction.location
-            raise
         snapshot = self._workshop.layers.new_snapshot() if keep_files and items else None
         return self._write(items, snapshot, span, extract=True)
 
     def _run(self, step: Step, work: RunWork, span: ActiveSpan) -> FreshLayer | None:
         tree = self._current_tree()
-        user = resolve_user(step.before.user, tree.read_kept("etc/passwd"), tree.read_kept("etc/group"))
+        user = self._user(step, tree)
         snapshot = self._workshop.layers.new_snapshot()
         request = RunRequest(
             argv=work.argv,
@@ -174,7 +172,7 @@ class StageBuild:
             upper=snapshot.path,
             network=work.network,
             profile=self._workshop.profile,
-            script=work.script,
+            files=work.files,
         )
         with self._workshop.recorder.span("run", step.title, span, command=" ".join(work.argv)) as run:
             self._workshop.engine().run(request, run, self._workshop.stop)
@@ -182,11 +180,19 @@ class StageBuild:
 
     def _copied(self, work: CopyWork) -> list[Item]:
         tree = self._current_tree()
-        request = work.request
+        request = replace(work.request, now_ns=time.time_ns())
         if work.chown:
             owner = resolve_owner(work.chown, tree.read_kept("etc/passwd"), tree.read_kept("etc/group"))
             request = replace(request, owner=owner)
         return copy_items(request, self._origin(work), tree)
+
+    def _made_directory(self, step: Step, work: WorkdirWork) -> list[Item]:
+        tree = self._current_tree()
+        user = self._user(step, tree)
+        return workdir_items(work.path, tree, (user.uid, user.gid), time.time_ns())
+
+    def _user(self, step: Step, tree: LayerTree) -> User:
+        return resolve_user(step.before.user, tree.read_kept("etc/passwd"), tree.read_kept("etc/group"))
 
     def _origin(self, work: CopyWork) -> FileTree:
         if work.origin is None:

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field, replace
 
 from ci_plugins.dockerfile import parse_instruction, support
 from ci_plugins.dockerfile.expand import Scope
-from ci_plugins.dockerfile.instructions import Add, Arg, Cmd, Copy, Instruction, Run, Workdir
+from ci_plugins.dockerfile.instructions import Add, Arg, Cmd, Copy, Env, Instruction, Run, Workdir
 from ci_plugins.dockerfile.predefined import PROXY_ARGS, platform_args
 from ci_plugins.dockerfile.stages import Dockerfile, stage_references
 from ci_plugins.dockerfile.stages import Stage as ParsedStage
-from ci_plugins.errors import PlatformNotAvailable, UnsupportedInstruction
+from ci_plugins.errors import PlatformNotAvailable, UnsupportedInstruction, placed
 from ci_plugins.layer.copy import FileTree, copy_digest
 from ci_plugins.oci import Digest, ImageConfig, Platform
 from ci_plugins.plan.image import apply, scratch_config
@@ -39,6 +39,8 @@ class _State:
 
     config: ImageConfig
     key: Digest
+    #: what expansion and RUN see: the image's ENV and declared ARGs, the later one winning as in BuildKit
+    environment: dict[str, str]
     #: declared ARGs that have a value
     args: dict[str, str] = field(default_factory=dict)
     cmd_was_set: bool = False
@@ -53,7 +55,8 @@ class Evaluator:
         self._dockerfile = dockerfile
         self._inputs = inputs
         self._done: dict[int, Stage] = {}
-        self._args: dict[int, dict[str, str]] = {}
+        #: the state at the end of a stage
+        self._left: dict[int, _State] = {}
         #: names of --build-arg that some ARG took
         self.consumed: set[str] = set()
         self._global = self._global_args()
@@ -87,7 +90,7 @@ class Evaluator:
             self._add(parse_instruction(text, parsed.from_.location), parsed, state)
         for instruction in parsed.instructions:
             self._add(instruction, parsed, state)
-        self._args[parsed.index] = state.args
+        self._left[parsed.index] = state
         return Stage(
             index=parsed.index,
             name=parsed.name or str(parsed.index),
@@ -101,28 +104,26 @@ class Evaluator:
     def _root(self, image: str, parsed: ParsedStage) -> tuple[BaseImage | int | None, _State]:
         if image == "scratch":
             config = scratch_config(self._inputs.platform)
-            return None, _State(config, base_key(self._inputs.platform, None))
+            return None, _State(config, base_key(self._inputs.platform, None), config.env())
         earlier = self._dockerfile.stage(image, before=parsed.index)
         if earlier is not None:
             stage = self.stage(earlier)
             # A stage built on another one inherits its ARGs (Dockerfile reference, "Scope").
-            return stage.index, _State(stage.config, stage.key, dict(self._args[earlier.index]))
+            inherited = self._left[earlier.index]
+            return stage.index, _State(stage.config, stage.key, dict(inherited.environment), dict(inherited.args))
         found = self._inputs.image(image, parsed.from_)
         known = {name: found.config.extra[name] for name in ("os.version", "os.features") if name in found.config.extra}
         config = replace(found.config, extra=known)
-        return found, _State(config, base_key(self._inputs.platform, found.digest))
+        return found, _State(config, base_key(self._inputs.platform, found.digest), config.env())
 
     def _add(self, instruction: Instruction, parsed: ParsedStage, state: _State) -> None:
-        env = state.config.env()
-        expanded = instruction.expanded(Scope({**state.args, **env}))
+        expanded = self._expanded(instruction, state)
         if refused := support.unsupported(expanded):
             raise UnsupportedInstruction(
                 f"{refused} is not executed by the native engine",
                 where=instruction.location,
                 remedy="Build this Dockerfile with docker buildx for now, or write the step without it.",
             )
-        if isinstance(expanded, Arg):
-            self._declare(expanded, state)
         before = state.config
         after = apply(expanded, before, cmd_was_set=state.cmd_was_set)
         work, inputs = self._work(expanded, parsed, state, after)
@@ -149,12 +150,10 @@ class Evaluator:
         """What is to be done, and the inputs of its key besides the parent."""
         match instruction:
             case Run():
-                env = state.config.env()
                 proxies = {k: v for k, v in self._inputs.build_args.items() if k in PROXY_ARGS}
-                environment = {**proxies, **state.args, **env}
+                environment = {**proxies, **state.environment}
                 run = run_work(instruction, state.config, environment, network=self._inputs.network)
-                declared = {k: v for k, v in environment.items() if k in state.args or k in env}
-                return run, (run.argv, declared, run.network, run.script)
+                return run, (run.argv, dict(state.environment), run.network, run.files)
             case Copy() | Add():
                 return self._copy(instruction, parsed, state)
             case Workdir():
@@ -170,7 +169,8 @@ class Evaluator:
         copy = copy_work(instruction, state.config, origin)
         request = copy.request
         if origin is None:
-            origin_key = copy_digest(request, self._inputs.context(), where=instruction.location)
+            with placed(instruction.location):
+                origin_key = copy_digest(request, self._inputs.context())
         inputs: tuple[Field, ...] = (
             origin_key,
             list(request.sources),
@@ -196,14 +196,20 @@ class Evaluator:
         image = self._inputs.image(name, instruction)
         return image, image.digest
 
-    def _declare(self, arg: Arg, state: _State) -> None:
-        for name, default in arg.items:
-            given = self._inputs.build_args.get(name)
-            if given is not None:
-                self.consumed.add(name)
-            value = given if given is not None else default if default is not None else self._global.get(name)
-            if value is not None:
-                state.args[name] = value
+    def _expanded(self, instruction: Instruction, state: _State) -> Instruction:
+        """With variables replaced, and with what it does to them done."""
+        scope = Scope(state.environment)
+        if not isinstance(instruction, Arg):
+            expanded = instruction.expanded(scope)
+            if isinstance(expanded, Env):
+                state.environment |= dict(expanded.pairs)
+            return expanded
+        items = instruction.resolved(scope, self._inputs.build_args, self._global)
+        values = {name: value for name, value in items if value is not None}
+        self.consumed.update(name for name, _ in items)
+        state.args |= values
+        state.environment |= values
+        return instruction
 
     def _global_args(self) -> dict[str, str]:
         platform = self._inputs.platform
@@ -212,13 +218,9 @@ class Evaluator:
         values |= {name: given for name, given in self._inputs.build_args.items() if name in values}
         self.consumed |= values.keys()
         for arg in self._dockerfile.global_args:
-            for name, default in arg.expanded(Scope(values)).items:
-                given = self._inputs.build_args.get(name)
-                if given is not None:
-                    self.consumed.add(name)
-                value = given if given is not None else default
-                if value is not None:
-                    values[name] = value
+            items = arg.resolved(Scope(values), self._inputs.build_args)
+            self.consumed.update(name for name, _ in items)
+            values |= {name: value for name, value in items if value is not None}
         return values
 
     def _check_platform(self, text: str, at: Instruction) -> None:

@@ -83,7 +83,7 @@ def command_line(command: Command, config: ImageConfig) -> list[str]:
     """What is executed: the array as it is, or the text handed to the stage's shell."""
     if isinstance(command, ExecForm):
         return list(command.argv)
-    return [*config.shell(), command.text]
+    return [*config.shell(), command.script]
 
 
 def _healthcheck(instruction: Healthcheck) -> dict[str, Any]:

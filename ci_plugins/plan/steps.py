@@ -34,13 +34,13 @@ class BaseImage:
 
 @dataclass(frozen=True, slots=True)
 class RunWork:
-    """RUN: what the container executes. `script` is an executable file's content for a heredoc that begins with `#!`;
-    it is called with no arguments in place of `argv`."""
+    """RUN: what the container executes. `files` are executable files that exist for the command only, by path: a
+    heredoc that begins with `#!`."""
 
     argv: tuple[str, ...]
     environment: Mapping[str, str]
     network: Network
-    script: bytes | None = None
+    files: Mapping[str, bytes]
 
 
 @dataclass(frozen=True, slots=True)

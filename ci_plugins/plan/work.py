@@ -2,30 +2,28 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 
-from ci_plugins.dockerfile.instructions import Add, Copy, Heredoc, Instruction, Run, ShellForm
+from ci_plugins.dockerfile.instructions import Add, Copy, Instruction, Run, ShellForm
 from ci_plugins.layer.copy_request import CopyRequest
 from ci_plugins.oci import ImageConfig
 from ci_plugins.plan.image import command_line
 from ci_plugins.plan.steps import BaseImage, CopyWork, Network, RunWork, Work
 
-_ONLY_HEREDOC = re.compile(r"\s*\d*<<-?\s*(['\"]?)[A-Za-z0-9_.\-]+\1\s*\Z")
+#: Where BuildKit puts a heredoc that is run as a file; /dev is not part of any layer.
+_SCRIPTS = "/dev/pipes"
 
 
 def run_work(run: Run, config: ImageConfig, environment: Mapping[str, str], *, network: Network) -> RunWork:
     """The command with its heredocs put where BuildKit puts them: a lone heredoc is the script itself (executed as a
     file if it begins with #!), others are handed to the shell as they stand."""
     chosen: Network = "none" if run.network == "none" else "host" if run.network == "host" else network
-    command, script = run.command, None
-    if isinstance(command, ShellForm) and command.heredocs:
-        lone = len(command.heredocs) == 1 and _ONLY_HEREDOC.match(command.text)
-        if lone and command.heredocs[0].content.startswith("#!"):
-            script = command.heredocs[0].content.encode("utf-8", "surrogateescape")
-        text = command.heredocs[0].content if lone else command.text + "".join(map(_in_shell, command.heredocs))
-        command = ShellForm(text)
-    return RunWork(tuple(command_line(command, config)), environment, chosen, script)
+    command = run.command
+    if isinstance(command, ShellForm) and (script := command.executable):
+        path = f"{_SCRIPTS}/{script.name}"
+        content = script.content.encode("utf-8", "surrogateescape")
+        return RunWork((path,), environment, chosen, {path: content})
+    return RunWork(tuple(command_line(command, config)), environment, chosen, {})
 
 
 def copy_work(instruction: Copy | Add, config: ImageConfig, origin: int | BaseImage | None) -> CopyWork:
@@ -48,7 +46,3 @@ def created_by(instruction: Instruction, config: ImageConfig, args: Mapping[str,
         declared = "".join(f" {name}={value}" for name, value in args.items())
         return f"RUN {f'|{len(args)}{declared} ' if args else ''}{' '.join(work.argv)}"
     return " ".join(instruction.source.replace("\\\n", " ").split())
-
-
-def _in_shell(document: Heredoc) -> str:
-    return f"\n{document.content}{document.name}"

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from concurrent.futures import Executor, Future
 
 from ci_plugins.dockerfile.instructions import Instruction
-from ci_plugins.errors import CiPluginsError, CorruptLayer, DockerfileSyntaxError, PlatformNotAvailable
+from ci_plugins.errors import CorruptLayer, DockerfileSyntaxError, PlatformNotAvailable, placed
 from ci_plugins.events import ActiveSpan, Recorder
 from ci_plugins.oci import Descriptor, ImageConfig, ImageIndex, Manifest, Platform, Reference
 from ci_plugins.plan.steps import BaseImage
@@ -38,11 +38,8 @@ class BaseImages:
 
     def resolve(self, name: str, instruction: Instruction) -> BaseImage:
         """Raises what the registry said, with the instruction's place."""
-        try:
+        with placed(instruction.location):
             return self._start(name).result()
-        except CiPluginsError as error:
-            error.where = error.where or instruction.location
-            raise
 
     def _start(self, name: str) -> Future[BaseImage]:
         with self._lock:

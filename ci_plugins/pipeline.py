@@ -1,0 +1,273 @@
+"""The run on one page: read → plan → build → push. The only place that wires backends."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+
+from ci_plugins.build.chain import KnownLayer
+from ci_plugins.build.executor import BuiltImage, execute
+from ci_plugins.build.layers import LayerWriter
+from ci_plugins.build.stage import Workshop, send_known
+from ci_plugins.cache.layers import LayerCache
+from ci_plugins.cache.record import CacheRecord
+from ci_plugins.cache.sqlite import SqliteStore
+from ci_plugins.cache.store import CacheUnavailable
+from ci_plugins.context import Context
+from ci_plugins.dockerfile.predefined import PROXY_ARGS
+from ci_plugins.dockerfile.stages import load_dockerfile
+from ci_plugins.engine.native import NativeEngine
+from ci_plugins.errors import Interrupted, PlatformNotAvailable, UsageError
+from ci_plugins.events import ActiveSpan, Recorder
+from ci_plugins.layer.compress import Compression
+from ci_plugins.layer.stream import MemoryBudget
+from ci_plugins.oci import Descriptor, Digest, Manifest, Platform
+from ci_plugins.options.settings import BuildOptions
+from ci_plugins.plan.evaluate import Evaluator, Inputs
+from ci_plugins.plan.planner import Plan, make_plan
+from ci_plugins.plan.steps import RunWork
+from ci_plugins.sandbox.network_profile import NetworkProfile
+from ci_plugins.storage.local import LocalStore
+from ci_plugins.storage.oci_layout import OciLayout
+from ci_plugins.storage.registry import RegistryClient, RegistryDestination, RegistryOrigin
+from ci_plugins.transfer.bases import BaseImages
+from ci_plugins.transfer.pull import LayerFetcher
+from ci_plugins.transfer.push import Push, Target
+
+
+@dataclass(frozen=True, slots=True)
+class BuildResult:
+    """`manifest` names the image; `tags` are the references that now point to it, `outputs` what else was written."""
+
+    manifest: Descriptor
+    config_digest: Digest
+    tags: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+    @property
+    def digest(self) -> Digest:
+        return self.manifest.digest
+
+
+def build(options: BuildOptions, recorder: Recorder) -> BuildResult:
+    """Build, and push while building. Raises CiPluginsError; whatever happens, nothing stays mounted and no tag moves
+    before everything under it is in place."""
+    platform = _checked_platform(options)
+    names = [str(tag) for tag in options.tags]
+    with recorder.span("build", ", ".join(names) or str(options.context), platform=str(platform)) as span:
+        with ExitStack() as stack:
+            return _Build(options, recorder, span, platform, stack).run()
+
+
+class _Build:
+    """One build: the backends it uses, and the order in which it uses them."""
+
+    def __init__(
+        self, options: BuildOptions, recorder: Recorder, span: ActiveSpan, platform: Platform, stack: ExitStack
+    ) -> None:
+        self.options, self.recorder, self.span, self.platform, self.stack = options, recorder, span, platform, stack
+        self.stop, self.interrupted = threading.Event(), threading.Event()
+        self.store = LocalStore(options.state)
+        self.layers = LayerCache(options.state)
+        stack.callback(self.layers.close)
+        self.index = self._open_index()
+        self.client = cache(self._client)
+        self.origin = RegistryOrigin(self.client)
+        self.fetches, self.uploads, self.streams = (
+            self._pool("fetch", 6),
+            self._pool("upload", 8),
+            self._pool("layer", 4),
+        )
+        self.fetcher = LayerFetcher(self.store, self.layers, self.origin, recorder, self.fetches, span)
+        self.context = cache(lambda: Context.open(options.context, self.dockerfile_path))
+
+    def run(self) -> BuildResult:
+        push = self._push()
+        with self.recorder.span("plan", "plan", self.span) as span:
+            plan = self._plan()
+            span.set(steps=sum(len(planned.stage.steps) for planned in plan.stages))
+        try:
+            image = execute(
+                plan, self._workshop(plan, push), None if plan.executes_nothing else push, self.options.labels
+            )
+            manifest = self._store_image(image)
+            if push is not None:
+                self._publish(push, plan, image, manifest)
+        except BaseException as error:
+            self.stop.set()
+            if not isinstance(error, Exception) or isinstance(error, Interrupted):
+                self.interrupted.set()
+            if push is not None:
+                push.abandon()
+            raise
+        tags = tuple(str(tag) for tag in self.options.tags) if self.options.push else ()
+        return BuildResult(manifest.descriptor, manifest.config.digest, tags, tuple(map(str, self.options.outputs)))
+
+    # -- plan -------------------------------------------------------------------------------------------------------
+
+    @property
+    def dockerfile_path(self) -> Path:
+        return self.options.file or self.options.context / "Dockerfile"
+
+    def _plan(self) -> Plan:
+        dockerfile = load_dockerfile(self.dockerfile_path)
+        bases = BaseImages(self.origin, self.store, self.platform, self.recorder, self.fetches, self.span)
+        evaluator = Evaluator(
+            dockerfile,
+            Inputs(
+                platform=self.platform,
+                target=self.options.target,
+                build_args=self.options.build_args,
+                network=self.options.network,
+                image=bases.resolve,
+                context=self.context,
+            ),
+        )
+        parsed = dockerfile.target(self.options.target)
+        bases.prefetch(evaluator.images_of(parsed))
+        target = evaluator.stage(parsed)
+        if unused := [name for name in self.options.build_args if name not in evaluator.consumed.union(PROXY_ARGS)]:
+            self.recorder.warn(f"--build-arg {', '.join(unused)}: no ARG of this name, the value is not used")
+        stages = evaluator.evaluated()
+        keys = [step.key for stage in stages for step in stage.steps]
+        records = {} if self.options.no_cache else self._lookup(keys)
+        return make_plan(stages, target, records, self._usable)
+
+    def _usable(self, record: CacheRecord) -> bool:
+        return record.layer is None or self.store.has(record.layer.descriptor)
+
+    # -- the index: it may fail, the build may not ------------------------------------------------------------------
+
+    def _open_index(self) -> SqliteStore | None:
+        try:
+            index = SqliteStore(self.options.state / "index.sqlite")
+        except CacheUnavailable as error:
+            self.recorder.warn(f"{error}; every step is run")
+            return None
+        self.stack.callback(index.close)
+        return index
+
+    def _lookup(self, keys: Sequence[Digest]) -> Mapping[Digest, CacheRecord]:
+        try:
+            return self.index.lookup(keys) if self.index else {}
+        except CacheUnavailable as error:
+            self.recorder.warn(f"{error}; every step is run")
+            return {}
+
+    def _record(self, record: CacheRecord) -> None:
+        try:
+            if self.index:
+                self.index.put([record])
+        except CacheUnavailable as error:
+            self.recorder.warn(f"{error}; the step {record.instruction!r} will be run again next time")
+
+    # -- build ------------------------------------------------------------------------------------------------------
+
+    def _workshop(self, plan: Plan, push: Push | None) -> Workshop:
+        engine = cache(lambda: NativeEngine(self.options.state / "scratch"))
+        if any(isinstance(step.work, RunWork) for planned in plan.stages for step in planned.executed):
+            engine()  # where it cannot work, say so before anything is fetched
+        writer = LayerWriter(
+            store=self.store,
+            layers=self.layers,
+            compression=Compression(self.options.compression, self.options.compression_level),
+            budget=MemoryBudget(self.options.memory_budget),
+            pool=self.streams,
+            recorder=self.recorder,
+            cancel=self.interrupted,
+        )
+        return Workshop(
+            engine=engine,
+            writer=writer,
+            layers=self.layers,
+            fetcher=self.fetcher,
+            recorder=self.recorder,
+            parent=self.span,
+            context=self.context,
+            profile=NetworkProfile(self.options.ca_certificates, self.options.run_env),
+            stop=self.stop,
+            check=lambda: self._check(push),
+            record=self._record,
+            created=self._created,
+        )
+
+    def _check(self, push: Push | None) -> None:
+        if push is not None and (error := push.failed()):
+            raise error
+        if self.stop.is_set():
+            raise Interrupted("the build was stopped")
+
+    def _created(self) -> str:
+        """Now, or what the build argument SOURCE_DATE_EPOCH says (reproducible-builds.org)."""
+        epoch = self.options.build_args.get("SOURCE_DATE_EPOCH")
+        moment = datetime.fromtimestamp(int(epoch), UTC) if epoch else datetime.now(UTC)
+        return moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ" if not epoch else "%Y-%m-%dT%H:%M:%SZ")
+
+    def _store_image(self, image: BuiltImage) -> Manifest:
+        config = image.config.descriptor()
+        manifest = Manifest.of(config, image.layers)
+        self.store.put(image.config.to_bytes(), config)
+        self.store.put(manifest.raw, manifest.descriptor)
+        return manifest
+
+    # -- push -------------------------------------------------------------------------------------------------------
+
+    def _push(self) -> Push | None:
+        targets = [Target(OciLayout(output.path), self._layout_tags()) for output in self.options.outputs]
+        if self.options.push:
+            by_repository: dict[tuple[str, str], list[str]] = {}
+            for tag in self.options.tags:
+                by_repository.setdefault((tag.registry, tag.repository), []).append(tag.tag)
+            for (registry, repository), tags in by_repository.items():
+                targets.append(Target(RegistryDestination(self.client(registry), repository), tuple(tags)))
+        return Push(targets, self.recorder, self.uploads) if targets else None
+
+    def _publish(self, push: Push, plan: Plan, image: BuiltImage, manifest: Manifest) -> None:
+        if plan.executes_nothing:
+            if push.up_to_date(manifest):
+                return
+            for layer in image.chain.layers:
+                if isinstance(layer, KnownLayer):
+                    send_known(push, layer, self.span)
+        push.finish(manifest, self.store.source(manifest.config), self.span)
+
+    def _layout_tags(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(tag.tag for tag in self.options.tags)) or ("latest",)
+
+    def _client(self, registry: str) -> RegistryClient:
+        insecure = frozenset(self.options.insecure_registries)
+        client = RegistryClient(
+            registry,
+            insecure=insecure,
+            on_retry=lambda retry: self.recorder.warn(f"{retry.error}; trying again in {retry.delay:.1f} s"),
+        )
+        self.stack.callback(client.close)
+        return client
+
+    def _pool(self, name: str, threads: int) -> ThreadPoolExecutor:
+        pool = ThreadPoolExecutor(threads, thread_name_prefix=name)
+        self.stack.callback(pool.shutdown, wait=True, cancel_futures=True)
+        return pool
+
+
+def _checked_platform(options: BuildOptions) -> Platform:
+    host = Platform.of_host()
+    if options.platform not in (None, host):
+        raise PlatformNotAvailable(
+            f"--platform {options.platform}: this machine builds {host} only",
+            remedy=f"Leave --platform out, or run the build on a {options.platform} machine.",
+        )
+    if options.push and not options.tags:
+        raise UsageError("--push needs a name to push to", remedy="Add --tag REGISTRY/REPOSITORY:TAG.")
+    for tag in options.tags:
+        if tag.digest:
+            raise UsageError(
+                f"--tag {tag}: a digest cannot be chosen", remedy="Name a tag: it will point to the image."
+            )
+    return host
