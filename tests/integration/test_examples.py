@@ -134,8 +134,8 @@ def steps_run(built: Built) -> int:
 
 def instructions_run(built: Built) -> list[str]:
     """The instructions that were executed, in order; those that only change the config are not."""
-    steps = [step for step in built.timing["steps"] if step["state"] == "ran"]
-    return [step["name"].split()[0] for step in steps if step["name"].split()[0] in ("RUN", "COPY", "ADD")]
+    steps = [step["instruction"].split()[0] for step in built.timing["steps"] if step["state"] == "ran"]
+    return [instruction for instruction in steps if instruction in ("RUN", "COPY", "ADD")]
 
 
 def answer(run_image: Run, reference: str, path: str) -> str:
