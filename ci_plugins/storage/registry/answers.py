@@ -104,16 +104,16 @@ def content_length(headers: Mapping[str, str]) -> int | None:
     return int(text) if text.isascii() and text.isdigit() else None
 
 
-def upload_offset(headers: Mapping[str, str]) -> int | None:
+def upload_offset(headers: Mapping[str, str], sent: int) -> int | None:
     """How many bytes of an upload the registry has, from `Range: 0-<last>`. None if it does not say.
 
-    "0-0" ought to mean one byte; registries say it of an upload that has none.
+    "0-0" ought to mean one byte, but registries say it of an upload that has none: it is one if one byte was sent.
     """
     match = _UPLOAD_RANGE.match(headers.get("Range", "").strip())
     if not match:
         return None
     last = int(match[1])
-    return last + 1 if last else 0
+    return last + 1 if last or sent == 1 else 0
 
 
 def range_start(headers: Mapping[str, str]) -> int | None:

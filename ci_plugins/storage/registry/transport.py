@@ -31,7 +31,7 @@ from ci_plugins.storage.registry.retry import TransientFailure
 #: The distribution spec lets registries limit manifests to 4 MiB; no other answer that is kept whole is larger.
 LARGEST_ANSWER = 4 << 20
 #: Bytes given to one `send`: small enough to stay in the processor's cache, and for its timeout on a slow line.
-_SLICE = 128 << 10
+_SLICE = 64 << 10
 #: Connections kept a host. More threads than this still work; theirs are closed after use.
 _POOL = 32
 #: A host that does not take the connection is most likely wrong or down: people should not wait long to hear it.
@@ -186,7 +186,8 @@ def _proxies(url: str) -> dict[str, str]:
 def transport_errors(method: str, url: str, body: bytes | StreamBody | None = None) -> Iterator[None]:
     """Translate what the HTTP libraries and the network raise: the only place that knows their exceptions.
 
-    Raises TransientFailure around RegistryUnreachable where another attempt may help, RegistryUnreachable where not.
+    Raises TransientFailure (around RegistryUnreachable, SizeMismatch) where another attempt may help, else
+    RegistryUnreachable.
     """
     try:
         yield
@@ -240,6 +241,9 @@ def _translated(error: BaseException, method: str, url: str) -> Exception:
         requests.exceptions.InvalidHeader,
     ):
         return unreachable("this address cannot be used")
+    if among(http.client.IncompleteRead, urllib3.exceptions.IncompleteRead) and not among(OSError):
+        # Closed in order, before the length that was announced: most likely the registry has no more.
+        return TransientFailure(SizeMismatch(f"{place}: the answer ended early ({method} {without_query(url)})"))
     if among(OSError, http.client.HTTPException, urllib3.exceptions.HTTPError):
         return TransientFailure(unreachable(f"the connection broke: {_os_text(chain)}"))
     return unreachable(f"the request cannot be made: {type(error).__name__}")
@@ -266,8 +270,6 @@ def _os_text(chain: list[BaseException]) -> str:
         if any(isinstance(link, http.client.RemoteDisconnected) for link in chain):
             return "closed without an answer"
         return "what came back is not HTTP"
-    if any(isinstance(link, (http.client.IncompleteRead, urllib3.exceptions.IncompleteRead)) for link in chain):
-        return "the answer ended early"
     return type(chain[-1]).__name__
 
 

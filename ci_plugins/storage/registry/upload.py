@@ -140,7 +140,7 @@ class Upload:
     def _locate(self) -> None:
         if self._location is not None and self._unsure:
             answer = self._ask("GET", self._location, _FINAL)
-            offset = upload_offset(answer.headers)
+            offset = upload_offset(answer.headers, self._sent)
             if answer.status < 300 and offset is not None and offset <= self._most():
                 self._go_on(answer, offset)
             else:
@@ -208,7 +208,7 @@ class Upload:
         before = self._offset
         answer = self._send("PATCH", self._location, descriptor, (201, 202, 204, 400, 416, *_LOST, *_MOVED))
         self._raise_if_not_taken(answer)
-        offset = upload_offset(answer.headers)
+        offset = upload_offset(answer.headers, self._sent_to)
         self._go_on(answer, self._sent_to if offset is None else offset)
         if not before < self._offset <= self._sent_to and self._sent_to > before:
             raise TransientFailure(
