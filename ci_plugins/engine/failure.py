@@ -15,7 +15,7 @@ from ci_plugins.sandbox.container import Died, Exited, Outcome, RuntimeFailed, S
 _SHOWN = 200
 
 #: Shells' codes for a command that is there but cannot be executed, and for one that is not there.
-_NOT_EXECUTABLE, _NOT_FOUND = 126, 127
+NOT_EXECUTABLE, NOT_FOUND = 126, 127
 
 
 def explain(outcome: Outcome, request: RunRequest, last_lines: tuple[str, ...], scratch: Path) -> BuildError | None:
@@ -57,20 +57,20 @@ def _not_started(message: str, request: RunRequest) -> BuildError:
     if re.search(r"executable file .*not found", lower) or re.search(r"exec: .*no such file or directory", lower):
         reason = "no such file" if "/" in program else "not found in $PATH"
         return CommandFailed(
-            f"{program}: {reason} in the image; {_command(request)} exited with code {_NOT_FOUND}",
-            code=_NOT_FOUND,
+            f"{program}: {reason} in the image; {_command(request)} exited with code {NOT_FOUND}",
+            code=NOT_FOUND,
             remedy="Install it in an earlier step, correct its name, or choose another shell with SHELL.",
         )
     if re.search(r"exec: .*(permission denied|is a directory)|open executable: permission denied", lower):
         return CommandFailed(
-            f"{program}: permission denied; {_command(request)} exited with code {_NOT_EXECUTABLE}",
-            code=_NOT_EXECUTABLE,
+            f"{program}: permission denied; {_command(request)} exited with code {NOT_EXECUTABLE}",
+            code=NOT_EXECUTABLE,
             remedy="Make it executable in an earlier step (chmod +x, or COPY --chmod=755).",
         )
     if "chdir" in lower:
         return CommandFailed(
             f"cannot enter the working directory {request.working_dir}: {message.rpartition(': ')[2]}",
-            code=_NOT_EXECUTABLE,
+            code=NOT_EXECUTABLE,
             remedy="Correct WORKDIR, or let the user of the step enter that directory.",
         )
     return SandboxError(f"the container could not be started: {message}")

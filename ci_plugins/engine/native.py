@@ -9,7 +9,7 @@ import tempfile
 import threading
 from pathlib import Path
 
-from ci_plugins.engine.failure import explain
+from ci_plugins.engine.failure import NOT_EXECUTABLE, explain
 from ci_plugins.engine.output import LineReader
 from ci_plugins.engine.protocol import CommandFailed, RunRequest
 from ci_plugins.engine.scratch import Scratch
@@ -17,7 +17,7 @@ from ci_plugins.errors import ConfigError, EngineUnavailable, Interrupted, Sandb
 from ci_plugins.events import ActiveSpan, Recorder
 from ci_plugins.layer.users import User
 from ci_plugins.sandbox.bundle import DEFAULT_PATH, Mount, Process, file_mount, runtime_config
-from ci_plugins.sandbox.container import Container, Died, Outcome, link_overlay, remove_containers
+from ci_plugins.sandbox.container import Container, Exited, Outcome, link_overlay, remove_containers
 from ci_plugins.sandbox.graft import MountPoint, copy_attributes, graft_directory, graft_mount_points
 from ci_plugins.sandbox.runtime import Runtime, find_runtime
 from ci_plugins.sandbox.union import Union
@@ -61,7 +61,7 @@ class NativeEngine:
         with self._scratch.directory() as directory:
             lowers = _prepare(request, directory)
             outcome = self._execute(directory, lowers, reader, cancel)
-        if isinstance(outcome, Died) and cancel.is_set():
+        if cancel.is_set() and outcome != Exited(0):
             raise Interrupted("interrupted while a command ran")
         if error := explain(outcome, request, reader.tail, self._scratch.path):
             raise error
@@ -129,6 +129,12 @@ def _prepare_upper(request: RunRequest, union: Union) -> None:
     request.upper.chmod(0o755)
     os.chown(request.upper, 0, 0)
     working_dir = union.resolve(request.working_dir)
+    if working_dir.places and not working_dir.is_directory:
+        raise CommandFailed(
+            f"the working directory {request.working_dir} is not a directory in the image",
+            code=NOT_EXECUTABLE,
+            remedy="Correct WORKDIR.",
+        )
     if not working_dir.places:
         graft_directory(union, working_dir.path, request.upper, (request.user.uid, request.user.gid))
     elif (root := union.directory("")) is not None:

@@ -15,6 +15,7 @@ import os
 import select
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,9 @@ _SUPERVISE = (
     "main(int(sys.argv[2]), sys.argv[3], sys.argv[4], int(sys.argv[5]), sys.argv[6])"
 )
 _BLOCK = 1 << 16
+
+#: How many seconds the runtime has to remove a container that is to end.
+_GRACE = 2.0
 _PACKAGES = Path(ci_plugins.__file__).parent.parent
 
 
@@ -100,7 +104,7 @@ class Container:
     def __init__(self, directory: Path, name: str, lowers: int, runtime: Runtime) -> None:
         self._directory = directory
         self._runtime = runtime
-        self._killed = False
+        self._killed_at: float | None = None
         self._complaints = b""
         arguments = (str(_PACKAGES), str(os.getpid()), str(directory), name, str(lowers), runtime.executable)
         self._process = subprocess.Popen(
@@ -139,14 +143,21 @@ class Container:
                     self._complaints += data
 
     def kill(self) -> None:
-        """End every process of the container and its mounts, at once."""
-        if not self._killed:
-            self._killed = True
+        """End every process of the container and its mounts. Call it again while it has not ended: after a while
+        that is done the hard way."""
+        if self._killed_at is None:
+            self._killed_at = time.monotonic()
             self._process.terminate()
+        elif time.monotonic() - self._killed_at > _GRACE:
+            self._process.kill()
 
     def wait(self) -> Outcome:
         """Wait until no process and no mount of the container is left."""
-        self._process.communicate()
+        try:
+            self._process.communicate(timeout=None if self._killed_at is None else _GRACE)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.communicate()
         outcome = self._directory / "outcome"
         if outcome.exists():
             return self._read(outcome.read_text())

@@ -1,10 +1,12 @@
 """The process that keeps one container: it mounts, runs the OCI runtime, waits, and takes everything with it.
 
-    builder ── outer: dies with the builder's thread; SIGTERM makes it kill the inner one
+    builder ── outer: dies with the builder's thread, passes SIGTERM on
                  └── inner: process 1 of a PID namespace, in a mount namespace: overlay, runtime, container
 
 Whatever ends the inner process ends every process of the container and every mount: the kernel sees to it. Since that
 is all that is needed to clean up, a builder that is killed by SIGKILL leaves neither processes nor mounts.
+
+SIGTERM ends the container, once the runtime has finished starting it: so nothing of the runtime's is left either.
 
 Works on a directory the builder has prepared (sandbox/container.py names the files). Its standard output becomes the
 container's standard output and error, one stream in the order things were written; its standard error is its own.
@@ -18,6 +20,7 @@ import os
 import select
 import signal
 import sys
+from contextlib import suppress
 
 from ci_plugins.sandbox import mounts
 
@@ -31,15 +34,6 @@ def main(builder: int, directory: str, name: str, lowers: int, runtime: str) -> 
     if os.getppid() != builder:
         os._exit(1)
     os.umask(0o022)
-    inner = 0
-
-    def stop(*_: object) -> None:
-        if inner:
-            os.kill(inner, signal.SIGKILL)
-        else:
-            os._exit(1)
-
-    signal.signal(signal.SIGTERM, stop)
     alive, _kept_open = os.pipe()
     try:
         mounts.leave_children_to_new_pid_namespace()
@@ -52,7 +46,7 @@ def main(builder: int, directory: str, name: str, lowers: int, runtime: str) -> 
         os.close(_kept_open)
         _keep(alive, directory, name, lowers, runtime)
         os._exit(0)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+    _on_sigterm(inner, signal.SIGTERM)
     os.close(sys.stdout.fileno())
     os.waitpid(inner, 0)
     os._exit(0)
@@ -65,8 +59,6 @@ def _keep(alive: int, directory: str, name: str, lowers: int, runtime: str) -> N
     poll.register(alive, 0)
     if poll.poll(0):  # the outer process was gone before its death could reach this one
         return
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     try:
         mounts.enter_private_mounts()
         mounts.mount("proc", "/proc", "proc", mounts.MS_NOSUID | mounts.MS_NODEV | mounts.MS_NOEXEC)
@@ -104,16 +96,33 @@ def _spawn(argv: list[str], output: int = 1) -> int:
         argv,
         os.environ,
         file_actions=[(os.POSIX_SPAWN_DUP2, output, 1), (os.POSIX_SPAWN_DUP2, output, 2)],
+        # the command would inherit what is ignored (by the interpreter, nohup, a CI agent) and what is blocked here
+        setsigdef=signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP},
+        setsigmask=[],
     )
 
 
 def _wait_for(container: int) -> str:
     """Reap whatever ends here, as process 1 must, until the container has ended."""
+    _on_sigterm(container, signal.SIGKILL)
     while True:
         pid, status = os.waitpid(-1, 0)
         if pid == container:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
             code = os.waitstatus_to_exitcode(status)
             return f"exited {code}" if code >= 0 else f"signalled {-code}"
+
+
+def _on_sigterm(pid: int, number: int) -> None:
+    """From now on, SIGTERM (blocked until here) sends a signal to that child."""
+
+    def send(*_: object) -> None:
+        # it may have ended by itself this moment
+        with suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+    signal.signal(signal.SIGTERM, send)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
 
 
 def _system(error: OSError) -> str:
