@@ -71,9 +71,10 @@ class _Copier:
                 self._make(self.destination)
                 archive.extract(self.output, self.destination, self.request.owner)
                 return
+        makes = self.output.lookup(self.destination) is None
         self._make(self.parent)
         if selected.entry.type is EntryType.DIRECTORY:
-            self._copy_directory(number, selected)
+            self._copy_directory(number, selected, makes)
         else:
             content = self.sources.content(selected.path) if _has_content(selected.entry) else None
             self._place(selected.name, selected.entry, content)
@@ -103,8 +104,7 @@ class _Copier:
             self._make(posixpath.dirname(path))
         self._put_leaf(path, entry, content, None)
 
-    def _copy_directory(self, number: int, selected: Selected) -> None:
-        made = self.output.lookup(self.destination) is None
+    def _copy_directory(self, number: int, selected: Selected, makes: bool) -> None:
         self._make(self.destination)
         for inside in selected.descendants:
             path = posixpath.join(self.destination, inside.relative)
@@ -115,11 +115,10 @@ class _Copier:
                 same = self.sources.identity(inside.path) if has else None
                 content = self.sources.content(inside.path) if has else None
                 self._put_leaf(path, inside.entry, content, None if same is None else (number, same))
-        if made:
+        directory = self.output.lookup(self.destination)
+        if makes and directory is not None:
             # the source's mode and owner stay behind, but not its time
-            directory = self.output.lookup(self.destination)
-            if directory is not None and self.output.wrote(self.destination):
-                self.output.put(replace(directory, mtime_ns=selected.entry.mtime_ns))
+            self.output.put(replace(directory, mtime_ns=selected.entry.mtime_ns))
 
     def _put_directory(self, path: str, inside: Descendant) -> None:
         existing = self.output.lookup(path)

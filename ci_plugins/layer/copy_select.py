@@ -16,6 +16,8 @@ from ci_plugins.layer.copy_patterns import MatchInfo, PatternMatcher, compile_gl
 from ci_plugins.layer.copy_request import CopyRequest, FileTree
 from ci_plugins.layer.entry import Entry, EntryType
 
+_PATTERN_REMEDY = "Write a [ that is part of a name as [[]; patterns follow Go's filepath.Match."
+
 
 @dataclass(frozen=True, slots=True)
 class Descendant:
@@ -91,7 +93,7 @@ def _matcher(patterns: tuple[str, ...], flag: str) -> PatternMatcher | None:
     try:
         return PatternMatcher([_cleaned(pattern) for pattern in patterns]) if patterns else None
     except ValueError as error:
-        raise DockerfileError(f"{flag}: malformed pattern {error}") from error
+        raise DockerfileError(f"{flag}: malformed pattern {error}", remedy=_PATTERN_REMEDY) from error
 
 
 def _cleaned(pattern: str) -> str:
@@ -111,7 +113,7 @@ def _expand(pattern: str, sources: FileTree) -> list[str]:
         try:
             matches = compile_glob(element).fullmatch
         except ValueError as error:
-            raise DockerfileError(f"malformed pattern {pattern!r}: {error}") from error
+            raise DockerfileError(f"malformed pattern {pattern!r}: {error}", remedy=_PATTERN_REMEDY) from error
         candidates = [
             f"{directory}/{name}" if directory else name
             for directory in candidates
