@@ -14,6 +14,8 @@ from ci_plugins.sandbox.container import Died, Exited, Outcome, RuntimeFailed, S
 #: Longer commands (heredocs) are shown by their beginning.
 _SHOWN = 200
 
+_MACHINE = "Run the CI job in a privileged container or on a virtual machine."
+
 #: Shells' codes for a command that is there but cannot be executed, and for one that is not there.
 NOT_EXECUTABLE, NOT_FOUND = 126, 127
 
@@ -73,7 +75,7 @@ def _not_started(message: str, request: RunRequest) -> BuildError:
             code=NOT_EXECUTABLE,
             remedy="Correct WORKDIR, or let the user of the step enter that directory.",
         )
-    return SandboxError(f"the container could not be started: {message}")
+    return SandboxError(f"the container could not be started: {message}", remedy=_MACHINE)
 
 
 def _refused(number: int, what: str, scratch: Path) -> BuildError:
@@ -81,7 +83,7 @@ def _refused(number: int, what: str, scratch: Path) -> BuildError:
     if number in (errno.EPERM, errno.EACCES):
         return EngineUnavailable(
             f"the kernel does not permit containers here ({what}: {reason})",
-            remedy="Run the CI job in a privileged container or on a virtual machine.",
+            remedy=_MACHINE,
         )
     if what.startswith("mount overlay") and number == errno.ENODEV:
         return EngineUnavailable("the kernel has no overlay file system", remedy="Load it: modprobe overlay.")
@@ -90,7 +92,7 @@ def _refused(number: int, what: str, scratch: Path) -> BuildError:
             f"the file system of {scratch} cannot hold the layers of an overlay ({reason})",
             remedy="Name a directory on ext4, xfs or btrfs with --state; in a container: one on a volume.",
         )
-    return SandboxError(f"the container could not be started ({what}: {reason})")
+    return SandboxError(f"the container could not be started ({what}: {reason})", remedy=_MACHINE)
 
 
 def _command(request: RunRequest) -> str:
