@@ -98,7 +98,8 @@ class _Reader:
         if kind == "null" and option.shape is Shape.MAP and option.alone is Alone.ENVIRONMENT:
             return None
         if kind not in option.kind.scalars:
-            wanted = " or ".join(dict.fromkeys(_PEOPLE_SAY.get(each, each) for each in option.kind.scalars))
+            takes = option.kind.scalars
+            wanted = _PEOPLE_SAY["str" if "str" in takes else takes[0]]
             found = {"seq": "a list", "map": "a mapping"}.get(kind) or _PEOPLE_SAY.get(kind, kind)
             raise self._wrong(name, node, f"expected {wanted}, found {found}")
         return str(node.value)

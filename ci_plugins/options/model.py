@@ -139,7 +139,7 @@ _UNITS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 
 
 def _size(text: str) -> int:
-    match = re.fullmatch(r"([0-9]{1,12})\s*(?:([kmgt])i?)?b?", text.strip().lower())
+    match = re.fullmatch(r"([0-9]{1,15})\s*(?:([kmgt])i?)?b?", text.strip().lower())
     if not match or int(match[1]) == 0:
         raise ValueError(f"expected a size such as 256MiB or 1g (units of 1024), not {text!r}")
     return int(match[1]) << (10 * _UNITS[match[2] or ""])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ci_plugins.errors import CiPluginsError, Location
+from ci_plugins.errors import CiPluginsError, ConfigError, Location
 from ci_plugins.report.text import clean
 
 _LINES_AROUND = 2
@@ -12,7 +12,9 @@ _WIDEST = 200
 def describe_error(error: CiPluginsError) -> str:
     """One paragraph without a stack trace, ending with a newline."""
     lines = [f"error: {clean(str(error))}"]
-    lines += [clean(line) for line in (error.excerpt or _excerpt(error.where)).splitlines()]
+    # a configuration file may hold credentials: it is named, not shown
+    excerpt = error.excerpt or ("" if isinstance(error, ConfigError) else _excerpt(error.where))
+    lines += [clean(line) for line in excerpt.splitlines()]
     if error.remedy:
         lines.append(f"next: {clean(error.remedy)}")
     return "\n".join(lines) + "\n"

@@ -63,7 +63,7 @@ class Steps:
         self._number = 0
 
     def cached(self, text: str, at: float) -> Planned:
-        return self._step(text, at, at + 0.001, {"state": "cached"})
+        return self._step(text, at, at + 0.001, "cached")
 
     def ran(
         self,
@@ -77,7 +77,7 @@ class Steps:
         error: str = "",
     ) -> Planned:
         """`layer` is start, end, bytes, compressed bytes."""
-        step = self._step(text, start, end, {"error": error} if error else {"state": "ran"})
+        step = self._step(text, start, end, "ran", error)
         if text.startswith("RUN"):
             failed: dict[str, Value] = {"error": error} if error else {}
             self.spans.append(Planned("run", text, start, end, step, {}, failed))
@@ -94,7 +94,7 @@ class Steps:
     def other(self, kind: str, name: str, start: float, end: float, **late: Value) -> None:
         self.spans.append(Planned(kind, name, start, end, self.build, {}, late))
 
-    def _step(self, text: str, start: float, end: float, late: dict[str, Value]) -> Planned:
+    def _step(self, text: str, start: float, end: float, state: str, error: str = "") -> Planned:
         self._number += 1
         place: dict[str, Value] = {
             "stage": self._stage,
@@ -102,7 +102,9 @@ class Steps:
             "total": self._total,
             "instruction": text.split(" ")[0],
             "line": self._number,
+            "state": state,
         }
+        late: dict[str, Value] = {"error": error} if error else {}
         step = Planned("step", text, start, end, self.build, place, late)
         self.spans.append(step)
         return step
@@ -132,8 +134,10 @@ def python_web() -> list[Planned]:
     )
     steps.ran("COPY src/ /app", 13.42, 13.47, layer=(13.42, 13.46, 21_000, 6_100), upload=(13.45, 13.6))
     steps.ran('CMD ["/venv/bin/gunicorn", "app:app"]', 13.47, 13.471)
-    steps.other("upload", "config", 13.9, 13.95, bytes=2_300, result="uploaded")
-    steps.other("manifest", "localhost:5000/shop/web:1.4", 13.95, 14.1, tag="1.4")
+    steps.other("upload", "config", 13.9, 13.95, bytes=2_300, result="uploaded", destination="localhost:5000/shop/web")
+    steps.other(
+        "manifest", "localhost:5000/shop/web:1.4", 13.95, 14.1, tag="1.4", destination="localhost:5000/shop/web"
+    )
     return steps.spans
 
 
