@@ -216,6 +216,7 @@ class TokenServer:
     port: int
     certificate_file: Path
     _key: Any
+    _server: ThreadingHTTPServer
     user: tuple[str, str] = ("robot", "secret")
     refresh_token: str = "refresh-secret"
     service: str = "test-registry"
@@ -239,16 +240,20 @@ class TokenServer:
         certificate, key_file = write_certificate(folder)
         key = serialization.load_pem_private_key(key_file.read_bytes(), password=None)
         server = ThreadingHTTPServer(("127.0.0.1", 0), _TokenHandler)
-        tokens = cls(int(server.server_address[1]), certificate, key)
+        tokens = cls(int(server.server_address[1]), certificate, key, server)
         server.tokens = tokens  # type: ignore[attr-defined]
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
         thread.start()
         try:
             yield tokens
         finally:
-            server.shutdown()
-            server.server_close()
+            tokens.stop()
             thread.join()
+
+    def stop(self) -> None:
+        """Refuse connections from now on. May be called again."""
+        self._server.shutdown()
+        self._server.server_close()
 
     def sign(self, user: str, scopes: list[str]) -> tuple[str, int]:
         """A JWT as distribution 2.8 checks it (its certificate in `x5c`), and how many seconds it lives."""
