@@ -220,12 +220,14 @@ def _translated(error: BaseException, method: str, url: str) -> Exception:
         if isinstance(link, ssl.SSLError) and link.reason in ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE"):
             why = "it does not speak TLS on this port"
             return unreachable(why, "If it is a plain HTTP registry, name it with --insecure-registry.")
+    if among(urllib3.exceptions.ProxyError):
+        why = f"the proxy that the environment names cannot be used: {_os_text(chain)}"
+        remedy = "Correct HTTP_PROXY and HTTPS_PROXY, or name the registry in NO_PROXY."
+        return TransientFailure(unreachable(why, remedy), attempts=_CONNECT_ATTEMPTS)
     if among(socket.gaierror, urllib3.exceptions.NameResolutionError):
         return TransientFailure(unreachable("the host name cannot be resolved"), attempts=_CONNECT_ATTEMPTS)
     if among(ConnectionRefusedError):
         return TransientFailure(unreachable("connection refused"), attempts=_CONNECT_ATTEMPTS)
-    if among(urllib3.exceptions.ProxyError):
-        return TransientFailure(unreachable("the proxy cannot be used"), attempts=_CONNECT_ATTEMPTS)
     if among(urllib3.exceptions.ConnectTimeoutError, requests.ConnectTimeout):
         return TransientFailure(unreachable("no connection within the time limit"), attempts=_CONNECT_ATTEMPTS)
     if among(urllib3.exceptions.NewConnectionError):
