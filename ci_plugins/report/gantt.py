@@ -147,6 +147,7 @@ def _phases(label: str, phases: Sequence[Phase], scale: _Scale) -> Lane:
 
 def _step(step: Step, scale: _Scale) -> Lane:
     bars: list[Bar] = []
+    behind = step.layer is not None or bool(step.uploads)
     if step.state != "cached":
         bars.append(scale.bar(step.state, step.start, step.end, step.title, 4, 11))
     if step.layer:
@@ -157,7 +158,7 @@ def _step(step: Step, scale: _Scale) -> Lane:
         bars.append(scale.bar(kind, upload.start, upload.end, _transfer(upload, f"layer of {step.title}"), 23, 5))
     note = "cached" if step.state == "cached" else seconds(step.run_seconds)
     return Lane(
-        shorten(step.title, _LABEL), note, step.title, tuple(bars), step.state == "cached", _TALL if bars else _LOW
+        shorten(step.title, _LABEL), note, step.title, tuple(bars), step.state == "cached", _TALL if behind else _LOW
     )
 
 
