@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -32,7 +33,7 @@ from ci_plugins.options.settings import BuildOptions
 from ci_plugins.plan.evaluate import Evaluator, Inputs
 from ci_plugins.plan.planner import Plan, make_plan
 from ci_plugins.plan.steps import RunWork
-from ci_plugins.sandbox.network_profile import NetworkProfile
+from ci_plugins.sandbox.network_profile import NetworkProfile, host_proxies
 from ci_plugins.storage.local import LocalStore
 from ci_plugins.storage.oci_layout import OciLayout
 from ci_plugins.storage.registry import RegistryClient, RegistryDestination, RegistryOrigin
@@ -190,7 +191,7 @@ class _Build:
             recorder=self.recorder,
             parent=self.span,
             context=self.context,
-            profile=NetworkProfile(self.options.ca_certificates, self.options.run_env),
+            profile=NetworkProfile(self.options.ca_certificates, {**host_proxies(os.environ), **self.options.run_env}),
             stop=self.stop,
             check=lambda: self._check(push),
             record=self._record,

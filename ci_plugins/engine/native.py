@@ -145,6 +145,7 @@ def _file_mounts(request: RunRequest, resolved: dict[str, str], directory: Path)
     """Copies, so that a file of the host that is replaced meanwhile, or private to root, can be read all the time."""
     try:
         files = {_RESOLV_CONF: _host_file(_RESOLV_CONF), _HOSTS: _hosts(request), **request.profile.files()}
+        files |= request.files
     except OSError as error:
         raise ConfigError(
             f"cannot read {error.filename}: {error.strerror}",
@@ -155,7 +156,7 @@ def _file_mounts(request: RunRequest, resolved: dict[str, str], directory: Path)
     for number, (destination, content) in enumerate(files.items()):
         file = directory / str(number)
         file.write_bytes(content)
-        file.chmod(0o644)
+        file.chmod(0o755 if destination in request.files else 0o644)
         mounts.append(file_mount(file, resolved.get(destination, destination)))
     return mounts
 

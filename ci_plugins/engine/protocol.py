@@ -35,6 +35,7 @@ class RunRequest:
     network: Network = "host"
     profile: NetworkProfile = field(default_factory=NetworkProfile)
     hostname: str = "ci-plugins"
+    files: Mapping[str, bytes] = field(default_factory=dict)
 
 
 class CommandFailed(StepFailed):

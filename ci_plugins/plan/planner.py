@@ -96,9 +96,8 @@ def _needed(
         if stage.index in needed:
             continue
         needed[stage.index] = stage
-        origins = {stage.base} | {
-            step.work.origin for step in stage.steps[len(reused[stage.index]) :] if isinstance(step.work, CopyWork)
-        }
+        executed = [step.work for step in stage.steps[len(reused[stage.index]) :]]
+        origins = [stage.base, *(work.origin for work in executed if isinstance(work, CopyWork))]
         waiting.extend(by_index[origin] for origin in origins if isinstance(origin, int))
     return needed
 
