@@ -13,7 +13,7 @@ import posixpath
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
-from typing import IO, BinaryIO
+from typing import IO, BinaryIO, Literal
 
 from ci_plugins.errors import ContextError, CorruptLayer, state_errors
 from ci_plugins.layer.compress import decompress
@@ -24,41 +24,39 @@ from ci_plugins.layer.tar_read import TarReader
 from ci_plugins.layer.tree import resolve_links
 
 _BLOCK = 1 << 20
+_RECORD = 512
 
 
 def open_archive(name: str, content: Content) -> Archive | None:
-    """The archive that a file is, or None for a file that is none. Its first member has been read by then."""
+    """The archive that a file is, or None for a file that is none: its first record tells, as in BuildKit."""
+    from tarfile import HeaderError, TarInfo
+
     file = _open(content)
-    reader = TarReader(_blocks(file))
-    members = iter(reader)
     try:
-        first = next(members, None)
-    except CorruptLayer:
-        first = None
-    if first is None:
+        TarInfo.frombuf(_first_record(file.read(_BLOCK)), "utf-8", "surrogateescape")
+    except (HeaderError, CorruptLayer):
         file.close()
         return None
-    return Archive(name, file, reader, first, members)
+    file.seek(0)
+    return Archive(name, file)
 
 
 class Archive:
     """An archive that is being read once, front to back."""
 
-    def __init__(self, name: str, file: IO[bytes], reader: TarReader, first: Entry, rest: Iterator[Entry]) -> None:
+    def __init__(self, name: str, file: IO[bytes]) -> None:
         self._name = name
         self._file = file
-        self._reader = reader
-        self._first = first
-        self._rest = rest
 
     def extract(self, output: Output, directory: str, owner: tuple[int, int] | None) -> None:
         """Put every member below `directory`, which exists. Raises ContextError for a damaged archive, BuildError."""
         spool = _Spool()
         with self._file:
+            reader = TarReader(_blocks(self._file))
             try:
-                self._member(output, directory, owner, self._first, spool)
-                for entry in self._rest:
-                    self._member(output, directory, owner, entry, spool)
+                for entry in reader:
+                    content = spool.add(reader.content()) if entry.type is EntryType.FILE and entry.size else None
+                    self._member(output, directory, owner, entry, content)
             except CorruptLayer as error:
                 raise ContextError(
                     f"{self._name} cannot be unpacked: {error}",
@@ -66,7 +64,7 @@ class Archive:
                 ) from error
 
     def _member(
-        self, output: Output, directory: str, owner: tuple[int, int] | None, entry: Entry, spool: _Spool
+        self, output: Output, directory: str, owner: tuple[int, int] | None, entry: Entry, content: Content | None
     ) -> None:
         if not entry.path:
             return
@@ -82,10 +80,8 @@ class Archive:
         landed = replace(entry, path=path, uid=uid, gid=gid)
         if entry.type is EntryType.HARDLINK:
             output.link(landed, _inside(output, directory, entry.link, follow_last=False))
-        elif entry.type is EntryType.FILE and entry.size:
-            output.put(landed, spool.add(self._reader.content()))
         else:
-            output.put(landed)
+            output.put(landed, content)
 
 
 def _inside(output: Output, directory: str, path: str, follow_last: bool) -> str:
@@ -106,12 +102,12 @@ class _Spool:
 
     def add(self, pieces: Iterable[bytes | bytearray | memoryview]) -> Callable[[], BinaryIO]:
         begin = self._size
-        with state_errors(tempfile.gettempdir()):
-            for piece in pieces:
-                view = memoryview(piece)
+        for piece in pieces:
+            view = memoryview(piece)
+            self._size += len(view)
+            with state_errors(tempfile.gettempdir()):
                 while view:
                     view = view[self._file.write(view) :]
-                self._size += len(piece)
         end = self._size
         return lambda: io.BufferedReader(_Range(self._file, begin, end), _BLOCK)
 
@@ -143,24 +139,58 @@ def _open(content: Content) -> IO[bytes]:
     return content() if callable(content) else open(content, "rb", buffering=0)
 
 
+_Kind = Literal["gzip", "zstd", "bzip2", "xz", "none"]
+_MAGIC: tuple[tuple[_Kind, bytes], ...] = (
+    ("gzip", b"\x1f\x8b\x08"),
+    ("zstd", b"\x28\xb5\x2f\xfd"),
+    ("bzip2", b"BZh"),
+    ("xz", b"\xfd7zXZ\0"),
+)
+
+
+def _kind(beginning: bytes) -> _Kind:
+    return next((kind for kind, magic in _MAGIC if beginning.startswith(magic)), "none")
+
+
+def _first_record(data: bytes) -> bytes:
+    """The first 512 bytes of a file, uncompressed, of which `data` is the beginning: less if there is less."""
+    kind = _kind(data)
+    try:
+        if kind == "gzip":
+            import zlib
+
+            return zlib.decompressobj(wbits=31).decompress(data, _RECORD)
+        if kind == "bzip2":
+            import bz2
+
+            return bz2.BZ2Decompressor().decompress(data, _RECORD)
+        if kind == "xz":
+            import lzma
+
+            return lzma.LZMADecompressor().decompress(data, _RECORD)
+        if kind == "zstd":
+            import zstandard
+
+            return zstandard.ZstdDecompressor().stream_reader(data).read(_RECORD)
+    except Exception as error:
+        raise CorruptLayer(f"the compressed data is damaged: {error}") from error
+    return data[:_RECORD]
+
+
 def _blocks(file: IO[bytes]) -> Iterator[bytes]:
-    """The file's bytes, decompressed where its first bytes are those of gzip, bzip2, xz or zstd."""
-    magic = file.read(6)
+    """The file's bytes from its beginning, uncompressed. Raises CorruptLayer."""
+    kind = _kind(file.read(6))
     file.seek(0)
-    stored = iter(lambda: file.read(_BLOCK), b"")
-    if magic.startswith(b"\x1f\x8b\x08"):
-        return decompress(stored, "gzip")
-    if magic.startswith(b"\x28\xb5\x2f\xfd"):
-        return decompress(stored, "zstd")
-    if magic.startswith(b"BZh"):
+    if kind == "bzip2":
         import bz2
 
         return _read(bz2.BZ2File(file))
-    if magic == b"\xfd7zXZ\0":
+    if kind == "xz":
         import lzma
 
         return _read(lzma.LZMAFile(file))
-    return stored
+    stored = iter(lambda: file.read(_BLOCK), b"")
+    return decompress(stored, kind)
 
 
 def _read(stream: IO[bytes]) -> Iterator[bytes]:
