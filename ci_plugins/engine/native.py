@@ -156,8 +156,9 @@ def _file_mounts(request: RunRequest, resolved: dict[str, str], directory: Path)
     for number, (destination, content) in enumerate(files.items()):
         file = directory / str(number)
         file.write_bytes(content)
-        file.chmod(0o755 if destination in request.files else 0o644)
-        mounts.append(file_mount(file, resolved.get(destination, destination)))
+        executable = destination in request.files
+        file.chmod(0o755 if executable else 0o644)
+        mounts.append(file_mount(file, resolved.get(destination, destination), executable=executable))
     return mounts
 
 

@@ -71,9 +71,10 @@ MOUNTS = (
 )
 
 
-def file_mount(source: Path, destination: str) -> Mount:
+def file_mount(source: Path, destination: str, *, executable: bool = False) -> Mount:
     """A file of this machine, to be read in the container."""
-    return Mount(destination, "bind", str(source), ("rbind", "nosuid", "noexec", "nodev", "ro"))
+    noexec = () if executable else ("noexec",)
+    return Mount(destination, "bind", str(source), ("rbind", "nosuid", *noexec, "nodev", "ro"))
 
 
 @dataclass(frozen=True, slots=True)
