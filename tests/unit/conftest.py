@@ -28,7 +28,7 @@ FORBIDDEN = {
     "os.forkpty": "fork",
 }
 #: variables a test may see; the rest of the machine's settings must not matter
-KEPT = ("PATH", "LANG", "LC_ALL", "TMPDIR", "PYTEST_CURRENT_TEST", "PYTEST_XDIST_WORKER")
+KEPT = ("PATH", "LANG", "LC_ALL", "TMPDIR", "PYTEST_CURRENT_TEST")
 
 
 class _Watch:
