@@ -27,11 +27,12 @@ def test_nothing_is_read_before_somebody_asks(tmp_path: Path, monkeypatch: pytes
     (tmp_path / "b").mkdir()
     read: list[str] = []
     scandir = os.scandir
-    monkeypatch.setattr(os, "scandir", lambda path: (read.append(os.path.relpath(path, tmp_path)), scandir(path))[1])
-    context = Context.open(tmp_path)
-    assert read == []
-    context.lookup("a/x")
-    context.lookup("a/y")
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "scandir", lambda path: (read.append(os.path.relpath(path, tmp_path)), scandir(path))[1])
+        context = Context.open(tmp_path)
+        assert read == []
+        context.lookup("a/x")
+        context.lookup("a/y")
     assert read == [".", "a"]
 
 

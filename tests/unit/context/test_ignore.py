@@ -88,8 +88,9 @@ def test_an_excluded_directory_is_not_read(root: Path, monkeypatch: pytest.Monke
         read.append(os.path.relpath(path, root))
         return scandir(path)
 
-    monkeypatch.setattr(os, "scandir", noting)
-    left(root, "**/node_modules\n.git\n!sub/keep")
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "scandir", noting)
+        left(root, "**/node_modules\n.git\n!sub/keep")
     assert sorted(read) == [".", "sub", "sub/deep"]
 
 
