@@ -49,11 +49,12 @@ class Dockerfile:
     stages: tuple[Stage, ...]
 
     def stage(self, name: str, *, before: int | None = None) -> Stage | None:
-        """By name (in any case) or number; only among the stages before number `before` where that is given."""
+        """By name (in any case) or number; only among the stages before number `before` where that is given. Of several
+        stages of one name it is the last, as in BuildKit."""
         candidates = self.stages[:before]
         if _NUMBER.fullmatch(name):
             return next((stage for stage in candidates if stage.index == int(name)), None)
-        return next((stage for stage in candidates if stage.name and stage.name == name.lower()), None)
+        return next((stage for stage in reversed(candidates) if stage.name and stage.name == name.lower()), None)
 
     def target(self, name: str = "") -> Stage:
         """The stage to build; the last one where no name is given. Raises UndefinedStage."""
@@ -100,7 +101,6 @@ def parse_dockerfile(text: str, path: str = "Dockerfile") -> Dockerfile:
             for index, (start, end) in enumerate(zip(starts, [*starts[1:], None], strict=True))
         ),
     )
-    _check_names(dockerfile)
     _check_references(dockerfile)
     return dockerfile
 
@@ -136,18 +136,6 @@ def _global_args(instructions: list[Instruction], text: str) -> tuple[Arg, ...]:
                 remedy="Only ARG can stand there: move it below a FROM.",
             )
     return tuple(item for item in instructions if isinstance(item, Arg))
-
-
-def _check_names(dockerfile: Dockerfile) -> None:
-    for stage in dockerfile.stages:
-        if stage.name and (first := dockerfile.stage(stage.name, before=stage.index)):
-            raise _error(
-                dockerfile,
-                DockerfileSyntaxError,
-                f"the stage name {stage.name!r} is taken by line {first.from_.location.line}",
-                stage.from_,
-                "Give every stage a name of its own.",
-            )
 
 
 def _check_references(dockerfile: Dockerfile) -> None:

@@ -284,3 +284,8 @@ def test_a_record_beyond_a_miss_is_not_used(build: Build) -> None:
     both = {last: record, first.key: first}
     assert len(make_plan(stages, stage, both, lambda record: True).target.reused) == 2
     assert not make_plan(stages, stage, both, lambda record: record is not first).target.reused
+
+
+def test_of_two_stages_of_one_name_the_last_is_meant(build: Build) -> None:
+    stage, _ = build.evaluate("FROM base AS a\nRUN one\nFROM base AS a\nRUN two\nFROM a\nRUN x\n")
+    assert stage.base == 1
