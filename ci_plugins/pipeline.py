@@ -24,10 +24,10 @@ from ci_plugins.context import Context
 from ci_plugins.dockerfile.predefined import PROXY_ARGS
 from ci_plugins.dockerfile.stages import load_dockerfile
 from ci_plugins.engine.native import NativeEngine
-from ci_plugins.errors import Interrupted, PlatformNotAvailable, UsageError
+from ci_plugins.errors import Interrupted, PlatformNotAvailable
 from ci_plugins.events import ActiveSpan, Recorder
 from ci_plugins.layer.compress import Compression
-from ci_plugins.layer.stream import MemoryBudget
+from ci_plugins.layer.budget import MemoryBudget
 from ci_plugins.oci import Descriptor, Digest, Manifest, Platform
 from ci_plugins.options.settings import BuildOptions
 from ci_plugins.plan.evaluate import Evaluator, Inputs
@@ -264,11 +264,4 @@ def _checked_platform(options: BuildOptions) -> Platform:
             f"--platform {options.platform}: this machine builds {host} only",
             remedy=f"Leave --platform out, or run the build on a {options.platform} machine.",
         )
-    if options.push and not options.tags:
-        raise UsageError("--push needs a name to push to", remedy="Add --tag REGISTRY/REPOSITORY:TAG.")
-    for tag in options.tags:
-        if tag.digest:
-            raise UsageError(
-                f"--tag {tag}: a digest cannot be chosen", remedy="Name a tag: it will point to the image."
-            )
     return host

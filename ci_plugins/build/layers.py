@@ -13,10 +13,12 @@ from ci_plugins.cache.layers import LayerCache, NewSnapshot
 from ci_plugins.cache.record import RecordedLayer
 from ci_plugins.errors import Interrupted
 from ci_plugins.events import ActiveSpan, Recorder
+from ci_plugins.layer.adopt import adopt_parents
+from ci_plugins.layer.budget import MemoryBudget
 from ci_plugins.layer.compress import Compression
-from ci_plugins.layer.entry import Item
-from ci_plugins.layer.stream import MemoryBudget, stream_layer
-from ci_plugins.layer.toc import Toc
+from ci_plugins.layer.entry import Entry, Item
+from ci_plugins.layer.stream import contents_of, stream_layer
+from ci_plugins.layer.tree import LayerTree
 from ci_plugins.oci import chain_id
 from ci_plugins.storage.local import LocalStore
 from ci_plugins.transfer.push import Push
@@ -38,6 +40,7 @@ class LayerWriter:
         self,
         items: Sequence[Item],
         below: Chain,
+        tree: LayerTree,
         snapshot: NewSnapshot | None,
         *,
         extract: bool,
@@ -46,20 +49,21 @@ class LayerWriter:
     ) -> FreshLayer:
         """Begin to write a layer.
 
-        `snapshot`: the directory that holds the files already, or with `extract` shall hold them; None if nobody
+        `below` and `tree`: what the layer stands on. `snapshot`: the directory that holds the files already, or with `extract` shall hold them; None if nobody
         needs them. `push`: where the blob is sent while it is compressed.
         """
-        toc = Toc.of_items(items)
+        toc = contents_of(items)
         directory: Future[Path] = Future()
         if snapshot is not None and not extract:
             directory.set_result(snapshot.path)
-        written = self.pool.submit(self._stream, items, below, snapshot, extract, directory, push, step)
+        written = self.pool.submit(self._stream, items, below, tree, snapshot, extract, directory, push, step)
         return FreshLayer(toc, directory, written)
 
     def _stream(
         self,
         items: Sequence[Item],
         below: Chain,
+        tree: LayerTree,
         snapshot: NewSnapshot | None,
         extract: bool,
         directory: Future[Path],
@@ -79,6 +83,7 @@ class LayerWriter:
                     budget=self.budget,
                 )
             if snapshot is not None and extract:
+                adopt_parents(snapshot.path, layer.toc.implied_parents(), lambda path: _entry(tree, path))
                 directory.set_result(snapshot.path)
         except BaseException as error:
             if not directory.done():
@@ -94,3 +99,8 @@ class LayerWriter:
             if self.cancel.is_set():
                 raise Interrupted("the build was stopped")
             yield item
+
+
+def _entry(tree: LayerTree, path: str) -> Entry | None:
+    found = tree.lookup(path)
+    return found.entry if found else None

@@ -15,7 +15,8 @@ from typing import TypeVar
 from ci_plugins.cache.layers import LayerCache
 from ci_plugins.errors import DigestMismatch, StateError, VerificationError
 from ci_plugins.events import ActiveSpan, Recorder
-from ci_plugins.layer.extract import Extracted, adopt_parents, copy_up_links, extract_layer, read_layer
+from ci_plugins.layer.adopt import adopt_parents, copy_up_links
+from ci_plugins.layer.extract import Extracted, extract_layer, read_layer
 from ci_plugins.layer.toc import Toc
 from ci_plugins.layer.tree import LayerTree
 from ci_plugins.oci import Descriptor, Digest, Reference, chain_id, hex_of
@@ -122,7 +123,7 @@ class LayerFetcher:
         new = self._layers.new_snapshot()
         with self._recorder.span("extract", _label(layer), self._parent) as span:
             extracted = extract_layer(blocks, layer.descriptor.media_type, new.path, span=span)
-            self._check(layer, extracted)
+            self._check(layer, extracted, blocks)
             self._take_from_parents(layer, extracted, new.path)
         self._layers.put_toc(layer.diff_id, extracted.toc)
         new.publish(layer.chain)
@@ -144,7 +145,7 @@ class LayerFetcher:
     def _toc_from(self, layer: StoredLayer, blocks: Iterator[bytes]) -> Toc:
         with self._recorder.span("extract", f"{_label(layer)} (contents only)", self._parent) as span:
             extracted = read_layer(blocks, layer.descriptor.media_type, span=span)
-        self._check(layer, extracted)
+        self._check(layer, extracted, blocks)
         self._layers.put_toc(layer.diff_id, extracted.toc)
         return extracted.toc
 
@@ -159,7 +160,9 @@ class LayerFetcher:
                     self._recorder.warn(f"a blob in the state directory was damaged and is removed: {error}")
             return work(layer, self._download(layer))
 
-    def _check(self, layer: StoredLayer, extracted: Extracted) -> None:
+    def _check(self, layer: StoredLayer, extracted: Extracted, blocks: Iterator[bytes]) -> None:
+        for _ in blocks:  # digest and size are judged at the very end, which the archive's own end may precede
+            pass
         if extracted.diff_id != layer.diff_id:
             raise DigestMismatch(
                 f"layer {layer.descriptor.digest} unpacks to {extracted.diff_id}, its image config says {layer.diff_id}"
