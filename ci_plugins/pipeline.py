@@ -26,8 +26,8 @@ from ci_plugins.dockerfile.stages import load_dockerfile
 from ci_plugins.engine.native import NativeEngine
 from ci_plugins.errors import Interrupted, PlatformNotAvailable
 from ci_plugins.events import ActiveSpan, Recorder
-from ci_plugins.layer.compress import Compression
 from ci_plugins.layer.budget import MemoryBudget
+from ci_plugins.layer.compress import Compression
 from ci_plugins.oci import Descriptor, Digest, Manifest, Platform
 from ci_plugins.options.settings import BuildOptions
 from ci_plugins.plan.evaluate import Evaluator, Inputs

@@ -49,8 +49,8 @@ class LayerWriter:
     ) -> FreshLayer:
         """Begin to write a layer.
 
-        `below` and `tree`: what the layer stands on. `snapshot`: the directory that holds the files already, or with `extract` shall hold them; None if nobody
-        needs them. `push`: where the blob is sent while it is compressed.
+        `below` and `tree`: what the layer stands on. `snapshot`: the directory that holds the files already, or with
+        `extract` shall hold them; None if nobody needs them. `push`: where the blob is sent while it is compressed.
         """
         toc = contents_of(items)
         directory: Future[Path] = Future()

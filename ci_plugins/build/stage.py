@@ -211,7 +211,9 @@ class StageBuild:
     ) -> FreshLayer | None:
         if not items:
             return None
-        return self._workshop.writer.write(items, self._chain, self._current_tree(), snapshot, extract=extract, push=self._push, step=span)
+        return self._workshop.writer.write(
+            items, self._chain, self._current_tree(), snapshot, extract=extract, push=self._push, step=span
+        )
 
     def _current_tree(self) -> LayerTree:
         if self._tree is None:
