@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Mapping
 from typing import Protocol
 
@@ -33,6 +34,8 @@ class Body:
         self._left = length or 0
         self._first = True
         self.ended = length == 0
+        #: what follows cannot be understood
+        self.broken = False
         #: bytes read until now
         self.read = 0
 
@@ -65,6 +68,9 @@ class Body:
                 self._left -= got
                 filled += got
                 self.ended = not self._chunked and self._left == 0
+        except Refusal:
+            self.broken = True
+            raise
         except (ClientGone, OSError) as error:
             if not filled:
                 raise ClientGone from error
@@ -81,10 +87,11 @@ class Body:
             raise Refusal(413, "SIZE_INVALID", f"larger than the {limit} bytes that are taken here")
         return bytes(block[:filled])
 
-    def discard(self, limit: int) -> None:
-        """Read on to the end, but no more than `limit` bytes, so that the connection can be used again."""
+    def discard(self, limit: int, seconds: float) -> None:
+        """Read on to the end, but no more than `limit` bytes, and about that long."""
         block = memoryview(bytearray(1 << 16))
-        while limit > 0 and (got := self.fill(block)):
+        until = time.monotonic() + seconds
+        while limit > 0 and time.monotonic() < until and (got := self.fill(block)):
             limit -= got
 
     def _next_chunk(self) -> bool:

@@ -8,6 +8,7 @@ import socket
 import time
 import traceback
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler
 from typing import Any, Protocol, cast
 from urllib.parse import parse_qsl, unquote
@@ -18,8 +19,9 @@ from ci_plugins.serve.refusal import ClientGone, Refusal
 from ci_plugins.serve.registry import FilePart, Registry, Request, Response
 from ci_plugins.storage.blob import BLOCK
 
-#: What is left of a refused body is read up to this many bytes, so that the client sees the answer and can go on.
+#: What is left of a refused body is read up to this many bytes, and for so many seconds.
 _DISCARD = 64 << 20
+_PATIENCE = 1.0
 _SMALL = 1 << 16
 
 
@@ -105,26 +107,24 @@ class Connection(BaseHTTPRequestHandler):
         return response.status
 
     def _settle(self, body: Body | None) -> None:
-        """Read what is left of a refused body, so that the client sees the answer and the connection can go on."""
-        try:
-            if body is None:
-                self.close_connection = True
-            elif not body.ended:
-                body.discard(_DISCARD)
-                self.close_connection |= not body.ended
-        except Refusal:
-            self.close_connection = True
+        """Read what is left of a refused body, within reason, so that the connection can be used again."""
+        if body is not None and not body.ended and not body.broken:
+            self.connection.settimeout(_PATIENCE)
+            with suppress(Refusal, ClientGone):
+                body.discard(_DISCARD, _PATIENCE)
+            self.connection.settimeout(None)
+        self.close_connection |= body is None or not body.ended
 
     def _linger(self, body: Body | None) -> None:
         """Closing a socket with unread bytes resets it, and the client may lose the answer: read on for a moment."""
-        if body is None or body.ended or not self.close_connection:
+        if body is not None and body.ended:
             return
-        self.connection.shutdown(socket.SHUT_WR)
-        self.connection.settimeout(1.0)
-        try:
-            body.discard(_DISCARD)
-        except Refusal:
-            return
+        until = time.monotonic() + _PATIENCE
+        with suppress(OSError):
+            self.connection.shutdown(socket.SHUT_WR)
+            self.connection.settimeout(_PATIENCE)
+            while time.monotonic() < until and self.connection.recv(_SMALL):
+                pass
 
     def _send(self, response: Response) -> None:
         body = response.body
@@ -160,6 +160,7 @@ class Connection(BaseHTTPRequestHandler):
         self.command = self.command or "?"
         try:
             self._send(_refused(Refusal(int(code), "UNSUPPORTED", message or http.HTTPStatus(code).phrase)))
+            self._linger(None)
         except ConnectionError:
             return
         self._say(f"{int(code)} {message or ''}")

@@ -44,7 +44,7 @@ def _document(value: dict[str, Any], content_type: str) -> Document:
         raise ValueError("neither a Content-Type nor a mediaType")
     if content_type and declared.lower() != content_type:
         raise ValueError(f"its mediaType is {declared}, but it is sent as {content_type}")
-    if declared in media.MANIFESTS and "config" not in value:
+    if declared in media.MANIFESTS and not value.get("config"):
         raise ValueError(f"a {declared} needs a config")
     if declared in media.INDEXES and "manifests" not in value:
         raise ValueError(f"a {declared} needs a list of manifests")

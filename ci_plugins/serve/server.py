@@ -140,11 +140,11 @@ def run(
 
 def _listen(host: str, port: int) -> socket.socket:
     where = f"{host}:{port}"
+    if not 0 <= port <= 65535:
+        raise UsageError(f"not a port: {port}", remedy="Choose one from 1 to 65535, or 0 for any free one.")
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         return socket.create_server(address, family=family, backlog=128)
-    except OverflowError as error:
-        raise UsageError(f"not a port: {port}", remedy="Choose one from 1 to 65535, or 0 for any free one.") from error
     except socket.gaierror as error:
         raise UsageError(
             f"cannot listen on {where}: {error.strerror}", remedy="Name an address of this host."

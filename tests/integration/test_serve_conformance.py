@@ -1,8 +1,8 @@
 """The OCI distribution spec, point by point, over raw HTTP: against our registry, and against Debian's docker-registry
 where both are to agree.
 
-The second one keeps the tests honest: what it does too is what clients are used to. Points that are marked `ours` are in the
-spec, but distribution 2.8 does them differently or not at all.
+The second one keeps the tests honest: what it does too is what clients are used to. Points that are marked `ours` are
+in the spec, but distribution 2.8 does them differently or not at all.
 """
 
 from __future__ import annotations

@@ -65,8 +65,10 @@ def test_extensions_and_trailers_are_passed_over() -> None:
     ],
 )
 def test_what_is_no_chunk(stream: bytes) -> None:
+    body = Body(reader(stream), None)
     with pytest.raises(Refusal, match="size of a chunk"):
-        everything(Body(reader(stream), None), 100)
+        everything(body, 100)
+    assert body.broken
 
 
 def test_a_chunk_longer_than_it_says() -> None:
@@ -103,11 +105,14 @@ def test_whole_has_a_limit() -> None:
 
 def test_discard_stops_somewhere() -> None:
     short = Body(reader(b"a" * 1000), 1000)
-    short.discard(1 << 20)
+    short.discard(1 << 20, 60)
     assert short.ended
     long = Body(reader(b"a" * (1 << 20)), 1 << 20)
-    long.discard(1000)
+    long.discard(1000, 60)
     assert not long.ended
+    late = Body(reader(b"a" * 1000), 1000)
+    late.discard(1 << 20, 0)
+    assert not late.ended
 
 
 @pytest.mark.parametrize(
