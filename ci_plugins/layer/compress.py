@@ -128,11 +128,12 @@ def _gunzip(source: _Reader) -> Iterator[bytes]:
 
     from isal import igzip, isal_zlib
 
+    damage = cast(tuple[type[Exception], ...], (EOFError, BadGzipFile, isal_zlib.IsalError))
     try:
         with igzip.IGzipFile(fileobj=source, mode="rb") as stream:  # type: ignore[no-untyped-call]
             while block := stream.read(_BLOCK):
                 yield block
-    except (EOFError, BadGzipFile, isal_zlib.IsalError) as error:
+    except damage as error:
         raise CorruptLayer(f"the layer's gzip data is damaged: {error}") from error
 
 

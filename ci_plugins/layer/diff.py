@@ -34,30 +34,36 @@ def diff_items(upper: Path) -> Iterator[Item]:
     later names of a file are hard links. Sockets are left out, and so is the root directory itself, as in the layers
     Docker writes. Files must not change any more: their contents are read later, by path.
     """
+    root = os.fspath(upper)
     seen: dict[tuple[int, int], str] = {}
-    yield from _walk(os.fspath(upper), "", seen)
-
-
-def _walk(root: str, directory: str, seen: dict[tuple[int, int], str]) -> Iterator[Item]:
-    with os.scandir(f"{root}/{directory}") as listing:
-        found = sorted(listing, key=_name)
-    prefix = directory and directory + "/"
-    for node in found:
+    # A stack in place of recursion: trees may be deeper than Python's calls.
+    pending = [("", iter(_listing(root, "")))]
+    while pending:
+        prefix, listing = pending[-1]
+        node = next(listing, None)
+        if node is None:
+            pending.pop()
+            continue
         path = prefix + node.name
         status = node.stat(follow_symlinks=False)
         kind = _TYPES.get(stat.S_IFMT(status.st_mode))
         if kind is None:
             continue
-        where = f"{root}/{path}"
         if kind is EntryType.CHARACTER and status.st_rdev == 0:
             yield Item(Entry(path, EntryType.WHITEOUT))
             continue
+        where = f"{root}/{path}"
         names = os.listxattr(where, follow_symlinks=False)
         yield _item(where, path, kind, status, names, seen)
         if kind is EntryType.DIRECTORY:
             if names and _is_opaque(where, names):
                 yield Item(Entry(path, EntryType.OPAQUE))
-            yield from _walk(root, path, seen)
+            pending.append((path + "/", iter(_listing(root, path))))
+
+
+def _listing(root: str, directory: str) -> list[os.DirEntry[str]]:
+    with os.scandir(f"{root}/{directory}") as listing:
+        return sorted(listing, key=_name)
 
 
 def _name(node: os.DirEntry[str]) -> str:

@@ -60,7 +60,7 @@ def write_tar(items: Iterable[Item]) -> Iterator[Buffer]:
         gathered += len(header)
         if size := _content_size(entry):
             if size <= BLOCK:
-                content = _read_small(item, size)
+                content = read_whole(item)
                 parts.append(content)
                 gathered += size
             else:
@@ -200,9 +200,10 @@ def _pax_record(key: bytes, value: bytes) -> bytes:
 # -- contents ----------------------------------------------------------------------------------------------------------
 
 
-def _read_small(item: Item, size: int) -> bytes:
-    """The whole file by one read: one byte more than expected is asked for, to see one that grew."""
-    content = item.content
+def read_whole(item: Item) -> bytes:
+    """A small file's content, checked to be `entry.size` bytes. Raises as `write_tar` does."""
+    content, size = item.content, item.entry.size
+    # By one read where possible: one byte more than expected is asked for, to see a file that grew.
     if isinstance(content, bytes):
         data = content
     elif callable(content):

@@ -114,7 +114,7 @@ class Toc:
         )
         columns = [_numbers(section) for section in sections[3:8]]
         types = [_TYPES[letter] for letter in header["types"]]
-        if any(len(column) != count for column in (paths, links, types, *columns)):
+        if {len(paths), len(links), len(types), *map(len, columns)} != {count}:
             raise ValueError("columns differ in length")
         devices = {int(i): (int(major), int(minor)) for i, (major, minor) in header["devices"].items()}
         xattrs = {
