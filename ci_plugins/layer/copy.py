@@ -68,7 +68,7 @@ class _Copier:
         if self.request.unpack_archives and selected.entry.type is EntryType.FILE and selected.entry.size:
             archive = open_archive(selected.path, self.sources.content(selected.path))
             if archive is not None:
-                self._make(self.destination)
+                self._make(self.destination, mode=0o755)
                 archive.extract(self.output, self.destination, self.request.owner)
                 return
         makes = self.output.lookup(self.destination) is None
@@ -85,9 +85,9 @@ class _Copier:
         entry = Entry(name, EntryType.FILE, 0o644, size=len(data), mtime_ns=self.request.now_ns)
         self._place(name, entry, data if data else None)
 
-    def _make(self, directory: str) -> None:
-        owner = self.request.owner or (0, 0)
-        self.output.make_directories(directory, self.chmod.created_directory, owner, self.request.now_ns)
+    def _make(self, directory: str, mode: int | None = None) -> None:
+        mode = self.chmod.created_directory if mode is None else mode
+        self.output.make_directories(directory, mode, self.request.owner or (0, 0), self.request.now_ns)
 
     def _place(self, name: str, entry: Entry, content: Content | None) -> None:
         """A file at the destination, or in it where that is a directory."""

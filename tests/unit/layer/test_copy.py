@@ -253,7 +253,7 @@ def test_exclude(root: Path, exclude: list[str], expected: list[str]) -> None:
         (["one.txt"], "/etc/motd/", BuildError, "/etc/motd is not a directory"),
         (["one.txt"], "/etc/motd/x/y", BuildError, "/etc/motd is not a directory"),
         (["src"], "/app/main.py", BuildError, "/app/main.py is not a directory"),
-        (["onto"], "/", BuildError, "web cannot be copied to /app: there is a directory of that name"),
+        (["onto"], "/", BuildError, "onto/app cannot be copied to /app: there is a directory of that name"),
         (["onto2"], "/", BuildError, "onto2/bin is a directory, but /bin is not"),
     ],
 )
@@ -261,8 +261,6 @@ def test_errors(root: Path, sources: list[str], to: str, kind: type[CiPluginsErr
     (root / "onto").mkdir()
     (root / "onto" / "app").write_text("")
     (root / "onto2" / "bin").mkdir(parents=True)
-    if "onto" in sources:
-        message = message.replace("web", "onto/app")
     with pytest.raises(kind, match=message) as caught:
         copy(root, *sources, to=to)
     assert caught.value.remedy

@@ -81,7 +81,7 @@ def test_members_keep_mode_owner_and_time(tmp_path: Path) -> None:
     one = items["srv/d/one"]
     assert (one.mode, one.uid, one.gid, one.size, one.mtime_ns) == (0o4640, 1000, 1000, 5, 77 * 10**9)
     assert items["srv/d"].mode == 0o750
-    assert (items["srv"].uid, items["srv"].mtime_ns) == (0, 5)
+    assert (items["srv"].uid, items["srv"].mode, items["srv"].mtime_ns) == (0, 0o755, 5)
     owned = add(tmp_path, SIMPLE, owner=(3, 4))
     assert {(item.entry.uid, item.entry.gid) for item in owned} == {(3, 4)}
 
