@@ -16,7 +16,7 @@ from ci_plugins.events import ActiveSpan, Recorder
 from ci_plugins.layer.adopt import adopt_parents
 from ci_plugins.layer.budget import MemoryBudget
 from ci_plugins.layer.compress import Compression
-from ci_plugins.layer.entry import Entry, Item
+from ci_plugins.layer.entry import Item
 from ci_plugins.layer.stream import contents_of, stream_layer
 from ci_plugins.layer.tree import LayerTree
 from ci_plugins.oci import chain_id
@@ -83,7 +83,7 @@ class LayerWriter:
                     budget=self.budget,
                 )
             if snapshot is not None and extract:
-                adopt_parents(snapshot.path, layer.toc.implied_parents(), lambda path: _entry(tree, path))
+                adopt_parents(snapshot.path, layer.toc.implied_parents(), tree.entry)
                 directory.set_result(snapshot.path)
         except BaseException as error:
             if not directory.done():
@@ -99,8 +99,3 @@ class LayerWriter:
             if self.cancel.is_set():
                 raise Interrupted("the build was stopped")
             yield item
-
-
-def _entry(tree: LayerTree, path: str) -> Entry | None:
-    found = tree.lookup(path)
-    return found.entry if found else None

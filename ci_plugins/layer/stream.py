@@ -76,6 +76,14 @@ def stream_layer(
     return Layer(descriptor, diff_id, pipeline.size, toc)
 
 
+def contents_of(items: Iterable[Item]) -> Toc:
+    """The table of contents that `stream_layer` will give these items, without writing anything."""
+    contents = _Contents()
+    for _ in contents.watch(items):
+        pass
+    return contents.toc()
+
+
 class _Contents:
     """Takes the table of contents from the items on their way into the archive."""
 

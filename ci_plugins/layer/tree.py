@@ -118,6 +118,11 @@ class LayerTree:
         node = self._node(path)
         return node.found if node else None
 
+    def entry(self, path: str) -> Entry | None:
+        """`lookup`, for those who do not ask where it is from."""
+        found = self.lookup(path)
+        return found.entry if found else None
+
     def children(self, directory: str) -> list[str]:
         """Sorted names in a directory; empty for what is none."""
         node = self._node(directory)

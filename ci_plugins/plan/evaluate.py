@@ -93,7 +93,7 @@ class Evaluator:
         self._left[parsed.index] = state
         return Stage(
             index=parsed.index,
-            name=parsed.name or str(parsed.index),
+            name=str(parsed),
             base=base,
             root_key=root_key,
             steps=tuple(state.steps),

@@ -136,7 +136,7 @@ class LayerFetcher:
         below = layer.parent.with_parents()
         snapshots = [self._snapshots[parent.chain].result() for parent in below]
         tree = LayerTree([self.toc(parent) for parent in below])
-        adopt_parents(root, extracted.implied, lambda path: (found := tree.lookup(path)) and found.entry)
+        adopt_parents(root, extracted.implied, tree.entry)
         copy_up_links(root, extracted.missing_links, lambda path: _file_below(tree, snapshots, path))
 
     def _toc(self, layer: StoredLayer) -> Toc:

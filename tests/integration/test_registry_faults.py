@@ -396,9 +396,11 @@ def test_tls_to_a_plain_port(registry: DockerRegistry) -> None:
 
 def test_plain_http_to_a_tls_port(tmp_path: Path) -> None:
     with DockerRegistry.start(tmp_path / "tls", tls=True) as running:
-        with pytest.raises(RegistryRejected, match="HTTP request to an HTTPS server") as caught:
-            RegistryDestination(client_of(running.host), "x/y").put_manifest(Image.of(b"x").manifest, "1")
-        assert "wants HTTPS" in caught.value.remedy
+        with pytest.raises(RegistryRejected, match="400 Bad Request: Client sent an HTTP request to an HTTPS server"):
+            origin_of(client_of(running.host)).manifest(Reference(running.host, "x/y", "1"))
+        with pytest.raises(RegistryRejected, match="400 Bad Request") as caught:
+            put_to(running.host, Waits())
+        assert "may want HTTPS" in caught.value.remedy
 
 
 def test_tls_with_a_certificate_that_is_or_is_not_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from ci_plugins.errors import DigestMismatch, ImageNotFound, RegistryRejected, SizeMismatch
-from ci_plugins.events import Progress, Recorder
+from ci_plugins.events import Event, Progress, Recorder
 from ci_plugins.oci import Descriptor, Reference, media, parse_digest, sha256_digest
 from ci_plugins.storage.registry import RegistryClient, RegistryDestination
 from tests.faults import Fault, FaultProxy
@@ -98,9 +98,13 @@ def test_a_growing_blob_is_sent_while_it_is_written(registry: DockerRegistry, tm
     half = threading.Event()
     seen: list[int] = []
     with FaultProxy.start(registry.port) as proxy:
-        recorder = Recorder(
-            [lambda event: (seen.append(event.done), half.set()) if isinstance(event, Progress) else None]
-        )
+
+        def listen(event: Event) -> None:
+            if isinstance(event, Progress):
+                seen.append(event.done)
+                half.set()
+
+        recorder = Recorder([listen])
         destination = RegistryDestination(client_of(proxy.host), "requests/growing")
         spool = store_in(tmp_path).spool()
         upload = threading.Thread(target=destination.put_blob, args=(spool, upload_span(recorder)))

@@ -21,6 +21,9 @@ from ci_plugins.errors import (
 from ci_plugins.oci import Digest, parse_digest
 from ci_plugins.storage.registry.retry import TRANSIENT_STATUSES, TransientFailure, parse_retry_after
 
+_MAYBE_HTTPS = (
+    "The registry may want HTTPS: address it by a name that is neither loopback nor named with --insecure-registry."
+)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
 _UPLOAD_RANGE = re.compile(r"(?:bytes[ =])?0-([0-9]+)\Z")
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]+)-[0-9]+/(?:[0-9]+|\*)\Z")
@@ -60,10 +63,9 @@ def refusal(answer: Answer) -> RegistryError:
         return RegistryUnavailable(message)
     if answer.status == 404 and answer.method in ("GET", "HEAD"):
         return ImageNotFound(message)
-    if b"HTTP request to an HTTPS server" in answer.body:
-        return RegistryRejected(
-            message, remedy="The registry wants HTTPS: address it by a name that is not named insecure or loopback."
-        )
+    if answer.status == 400 and answer.url.startswith("http:") and not errors_in(answer.body):
+        # What servers answer to plain HTTP on a TLS port, in words of their own; to HEAD without any.
+        return RegistryRejected(message, remedy=_MAYBE_HTTPS)
     return RegistryRejected(message)
 
 

@@ -1,17 +1,12 @@
-"""One HTTP request to whatever host, and its errors in our words. No retries, no authentication here.
+"""One HTTP request to whatever host, as large blocks over kept connections. No retries, no authentication here.
 
-Every exception of requests, urllib3, http.client and the socket is translated in one place, `transport_errors`.
 Thread safe: connections are taken from urllib3's pools and given back.
 """
 
 from __future__ import annotations
 
-import http.client
 import os
-import socket
-import ssl
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
 from urllib.parse import urlsplit
@@ -19,13 +14,13 @@ from urllib.parse import urlsplit
 import requests
 import requests.adapters
 import requests.utils
-import urllib3
 
 from ci_plugins import __version__
 from ci_plugins.errors import ConfigError, RegistryError, RegistryUnreachable, SizeMismatch
 from ci_plugins.oci import is_loopback
 from ci_plugins.storage.blob import BLOCK
 from ci_plugins.storage.registry.answers import Answer, without_query
+from ci_plugins.storage.registry.failures import transport_errors
 from ci_plugins.storage.registry.retry import TransientFailure
 
 #: The distribution spec lets registries limit manifests to 4 MiB; no other answer that is kept whole is larger.
@@ -34,8 +29,6 @@ LARGEST_ANSWER = 4 << 20
 _SLICE = 64 << 10
 #: Connections kept a host. More threads than this still work; theirs are closed after use.
 _POOL = 32
-#: A host that does not take the connection is most likely wrong or down: people should not wait long to hear it.
-_CONNECT_ATTEMPTS = 3
 _SYSTEM_CA_FILES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem")
 
 
@@ -104,7 +97,18 @@ class Transport:
 
         Raises TransientFailure, RegistryUnreachable; whatever the body's source raised.
         """
-        with transport_errors(method, url, body):
+        try:
+            return self._send(method, url, headers, body)
+        except (TransientFailure, RegistryUnreachable):
+            # The network cannot be told from the source of the bytes by the exception alone.
+            if isinstance(body, StreamBody) and body.failure is not None:
+                raise body.failure from None
+            raise
+
+    def _send(
+        self, method: str, url: str, headers: Mapping[str, str], body: bytes | StreamBody | None
+    ) -> requests.Response:
+        with transport_errors(method, url):
             request = requests.PreparedRequest()
             request.prepare(method, url, headers={"User-Agent": f"ci-plugins/{__version__}", **headers})
             if isinstance(body, StreamBody):
@@ -177,106 +181,3 @@ def _proxies(url: str) -> dict[str, str]:
     if is_loopback(urlsplit(url).netloc.rpartition("@")[2]):
         return {}
     return dict(requests.utils.get_environ_proxies(url, no_proxy=None))
-
-
-# --- errors ---------------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def transport_errors(method: str, url: str, body: bytes | StreamBody | None = None) -> Iterator[None]:
-    """Translate what the HTTP libraries and the network raise: the only place that knows their exceptions.
-
-    Raises TransientFailure (around RegistryUnreachable, SizeMismatch) where another attempt may help, else
-    RegistryUnreachable.
-    """
-    try:
-        yield
-    except (
-        requests.RequestException,
-        urllib3.exceptions.HTTPError,
-        http.client.HTTPException,
-        OSError,
-        ValueError,
-    ) as error:
-        if isinstance(body, StreamBody) and body.failure is not None:
-            raise body.failure from None
-        raise _translated(error, method, url) from error
-
-
-def _translated(error: BaseException, method: str, url: str) -> Exception:
-    chain = list(_chain(error))
-    place = _host_and_port(url)
-
-    def unreachable(why: str, remedy: str | None = None) -> RegistryUnreachable:
-        return RegistryUnreachable(f"{place}: {why} ({method} {without_query(url)})", remedy=remedy)
-
-    def among(*kinds: type[BaseException]) -> bool:
-        return any(isinstance(link, kinds) for link in chain)
-
-    for link in chain:
-        if isinstance(link, ssl.SSLCertVerificationError):
-            why = f"its certificate is not trusted: {link.verify_message}"
-            return unreachable(why, "Name the file of your certificate authority in REQUESTS_CA_BUNDLE.")
-        if isinstance(link, ssl.SSLError) and link.reason in ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE"):
-            why = "it does not speak TLS on this port"
-            return unreachable(why, "If it is a plain HTTP registry, name it with --insecure-registry.")
-    if among(urllib3.exceptions.ProxyError):
-        why = f"the proxy that the environment names cannot be used: {_os_text(chain)}"
-        remedy = "Correct HTTP_PROXY and HTTPS_PROXY, or name the registry in NO_PROXY."
-        return TransientFailure(unreachable(why, remedy), attempts=_CONNECT_ATTEMPTS)
-    if among(socket.gaierror, urllib3.exceptions.NameResolutionError):
-        return TransientFailure(unreachable("the host name cannot be resolved"), attempts=_CONNECT_ATTEMPTS)
-    if among(ConnectionRefusedError):
-        return TransientFailure(unreachable("connection refused"), attempts=_CONNECT_ATTEMPTS)
-    if among(urllib3.exceptions.ConnectTimeoutError, requests.ConnectTimeout):
-        return TransientFailure(unreachable("no connection within the time limit"), attempts=_CONNECT_ATTEMPTS)
-    if among(urllib3.exceptions.NewConnectionError):
-        return TransientFailure(unreachable(f"no connection: {_os_text(chain)}"), attempts=_CONNECT_ATTEMPTS)
-    if among(urllib3.exceptions.TimeoutError, requests.Timeout, TimeoutError):
-        return TransientFailure(unreachable("no answer within the time limit"))
-    if among(
-        urllib3.exceptions.LocationValueError,
-        urllib3.exceptions.URLSchemeUnknown,
-        requests.exceptions.InvalidURL,
-        requests.exceptions.InvalidSchema,
-        requests.exceptions.MissingSchema,
-        requests.exceptions.InvalidHeader,
-    ):
-        return unreachable("this address cannot be used")
-    if among(http.client.IncompleteRead, urllib3.exceptions.IncompleteRead) and not among(OSError):
-        # Closed in order, before the length that was announced: most likely the registry has no more.
-        return TransientFailure(SizeMismatch(f"{place}: the answer ended early ({method} {without_query(url)})"))
-    if among(OSError, http.client.HTTPException, urllib3.exceptions.HTTPError):
-        return TransientFailure(unreachable(f"the connection broke: {_os_text(chain)}"))
-    return unreachable(f"the request cannot be made: {type(error).__name__}")
-
-
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """An exception and all it was made from: requests and urllib3 carry the origin in `args`, `reason` or context."""
-    pending, seen = [error], set[int]()
-    while pending:
-        link = pending.pop(0)
-        if not isinstance(link, BaseException) or id(link) in seen:
-            continue
-        seen.add(id(link))
-        yield link
-        pending += [getattr(link, "reason", None), *link.args, link.__cause__, link.__context__]
-
-
-def _os_text(chain: list[BaseException]) -> str:
-    """The innermost plain reason. Never the text of a library's exception: those quote URLs with their queries."""
-    for link in reversed(chain):
-        if isinstance(link, OSError) and link.strerror:
-            return str(link.strerror)
-    if any(isinstance(link, http.client.BadStatusLine) for link in chain):
-        if any(isinstance(link, http.client.RemoteDisconnected) for link in chain):
-            return "closed without an answer"
-        return "what came back is not HTTP"
-    return type(chain[-1]).__name__
-
-
-def _host_and_port(url: str) -> str:
-    parts = urlsplit(url)
-    host = parts.netloc.rpartition("@")[2]
-    default = {"http": 80, "https": 443}.get(parts.scheme)
-    return host if host.rpartition("]")[2].count(":") or default is None else f"{host}:{default}"

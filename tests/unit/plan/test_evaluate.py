@@ -256,12 +256,12 @@ STAGES = "FROM base AS a\nRUN a1\nRUN a2\nFROM base AS b\nRUN b1\nFROM a\nCOPY -
     ("known", "expected"),
     [
         # known steps → stage: (reused, executed, files_until, base_files)
-        (0, {"a": (0, 2, 2, True), "b": (0, 1, 1, True), "2": (0, 3, 1, True)}),
-        (1, {"a": (1, 1, 2, True), "b": (0, 1, 1, True), "2": (0, 3, 1, True)}),
-        (3, {"a": (2, 0, 2, True), "b": (1, 0, 1, True), "2": (0, 3, 1, True)}),
-        (4, {"a": (2, 0, 2, True), "2": (1, 2, 1, True)}),
-        (5, {"a": (2, 0, 0, False), "2": (2, 1, 0, False)}),
-        (6, {"a": (2, 0, 0, False), "2": (3, 0, 0, False)}),
+        (0, {"a": (0, 2, 2, True), "b": (0, 1, 1, True), "stage-2": (0, 3, 1, True)}),
+        (1, {"a": (1, 1, 2, True), "b": (0, 1, 1, True), "stage-2": (0, 3, 1, True)}),
+        (3, {"a": (2, 0, 2, True), "b": (1, 0, 1, True), "stage-2": (0, 3, 1, True)}),
+        (4, {"a": (2, 0, 2, True), "stage-2": (1, 2, 1, True)}),
+        (5, {"a": (2, 0, 0, False), "stage-2": (2, 1, 0, False)}),
+        (6, {"a": (2, 0, 0, False), "stage-2": (3, 0, 0, False)}),
     ],
 )
 def test_the_first_miss_decides_and_only_what_runs_needs_files(

@@ -13,7 +13,7 @@ from ci_plugins.serve.refusal import ClientGone, Refusal
 
 
 def reader(data: bytes) -> io.BufferedReader:
-    return io.BufferedReader(io.BytesIO(data), 16)  # type: ignore[arg-type]  # a raw stream in all but name
+    return io.BufferedReader(io.BytesIO(data), 16)
 
 
 def chunked(pieces: list[bytes], extension: bytes = b"", trailer: bytes = b"") -> bytes:

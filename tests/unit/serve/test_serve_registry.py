@@ -8,7 +8,6 @@ import json
 import os
 import threading
 import time
-from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -42,7 +41,7 @@ class Client:
         path, _, query = path.partition("?")
         pairs = dict(item.split("=", 1) for item in query.split("&") if item)
         named = {name.replace("_", "-"): value for name, value in headers.items()}
-        reader = io.BufferedReader(io.BytesIO(body))  # type: ignore[arg-type]  # a raw stream in all but name
+        reader = io.BufferedReader(io.BytesIO(body))
         length = len(body) if announced is None else announced
         return self.registry.handle(Request(method, path, pairs, named, Body(reader, length)))
 
@@ -55,8 +54,8 @@ class Client:
         assert response.status == 201
         return digest
 
-    def pull(self, digest: str, name: str = "app", headers: Mapping[str, str] = {}) -> tuple[int, bytes]:
-        response = self("GET", f"/v2/{name}/blobs/{digest}", **headers)
+    def pull(self, digest: str, name: str = "app") -> tuple[int, bytes]:
+        response = self("GET", f"/v2/{name}/blobs/{digest}")
         assert isinstance(response.body, FilePart)
         with response.body.file as file:
             return response.status, os.pread(file.fileno(), response.body.length, response.body.offset)

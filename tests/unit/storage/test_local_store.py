@@ -235,7 +235,7 @@ def test_file_descriptors_are_given_back(store: LocalStore) -> None:
             next(reading)
             if end % 2:
                 spool.commit(described(data))
-        reading.close()  # a reader that stops early
+        del reading  # a reader that stops early
     assert len(os.listdir("/proc/self/fd")) == before
 
 
