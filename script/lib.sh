@@ -66,12 +66,26 @@ find_python() {
 # venv runtime|dev: makes .venv hold exactly the pinned packages of that file of requirements/, and this project, editable.
 # A stamp holds what it was made from, so that the second time costs one comparison. dev contains runtime.
 venv() {
-    local made python want
+    ! venv_is_made "$1" || return 0
+    mkdir -p "$root/.state"
+    {
+        flock 9 # two scripts started at once make it once
+        venv_is_made "$1" || make_venv "$1"
+    } 9>"$root/.state/venv.lock"
+}
+
+venv_is_made() {
+    local made
     for made in "$1" dev; do
-        want="$root $(cat "$root/requirements/$made.txt" "$root/pyproject.toml")"
-        if [ "$(cat "$root/.venv/made-from-$made" 2>/dev/null)" = "$want" ]; then return; fi
+        if [ "$(cat "$root/.venv/made-from-$made" 2>/dev/null)" = "$(venv_inputs "$made")" ]; then return 0; fi
     done
-    want="$root $(cat "$root/requirements/$1.txt" "$root/pyproject.toml")"
+    return 1
+}
+
+venv_inputs() { echo "$root" && cat "$root/requirements/$1.txt" "$root/pyproject.toml"; }
+
+make_venv() {
+    local python
     python=$(find_python) || { install_packages python3 && python=$(find_python); } ||
         die "Python 3.11 or later is needed" "Install python3.11 or a later one."
     say "making .venv for $("$python" --version)"
@@ -88,5 +102,5 @@ venv() {
         die "the packages of requirements/$1.txt could not be installed" "What pip said is above."
     "$root/.venv/bin/python" -m pip install -qq --disable-pip-version-check --no-index --no-deps \
         --no-build-isolation --editable "$root" >&2 || die "this project could not be installed into .venv"
-    printf '%s' "$want" >"$root/.venv/made-from-$1"
+    venv_inputs "$1" >"$root/.venv/made-from-$1"
 }
