@@ -13,6 +13,7 @@ the store, which other repositories and builds share.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import threading
@@ -63,15 +64,23 @@ class Repositories:
     def mount(self, name: str, digest: Digest, origin: str | None) -> bool:
         """Link a blob of another repository, or without an origin any blob of the store. False if it is not there."""
         try:
-            if origin is not None:
-                found = self.blob(origin, digest)
-            else:
-                size = self._store.path(digest).stat().st_size
-                found = Descriptor("application/octet-stream", digest, size)
-        except (Refusal, FileNotFoundError):
+            found = self.blob(origin, digest) if origin is not None else self._stored(digest)
+        except Refusal:
             return False
         self.link_blob(name, found)
         return True
+
+    def _stored(self, digest: Digest) -> Descriptor:
+        # No link says how large it has to be, so that a truncated one could be taken for whole: it is hashed.
+        try:
+            with self._store.path(digest).open("rb") as file:
+                actual = hashlib.file_digest(file, "sha256").hexdigest()
+                size = file.tell()
+        except FileNotFoundError as error:
+            raise blob_unknown("the store", digest) from error
+        if actual != hex_of(digest):
+            raise blob_unknown("the store", digest)
+        return Descriptor("application/octet-stream", digest, size)
 
     # -- manifests --------------------------------------------------------------------------------------------------
 
@@ -204,7 +213,7 @@ def checked_reference(text: str) -> str:
 
 def _read(path: Path) -> str | None:
     try:
-        return path.read_text()
+        return path.read_text() or None  # empty when power was lost before it was on disk
     except (FileNotFoundError, NotADirectoryError):
         return None
 

@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ci_plugins.errors import state_errors
@@ -167,5 +167,6 @@ class Uploads:
         now = time.time()
         with state_errors(self._root):
             for path in self._root.glob("**/_uploads/*"):
-                if now - path.stat().st_mtime > ABANDONED:
-                    path.unlink(missing_ok=True)
+                with suppress(FileNotFoundError):  # another registry on the same directory was faster
+                    if now - path.stat().st_mtime > ABANDONED:
+                        path.unlink()

@@ -226,6 +226,28 @@ def test_a_blob_removed_from_the_store_by_others(client: Client) -> None:
     assert client("POST", f"/v2/other/blobs/uploads/?mount={digest}").status == 202
 
 
+def test_a_truncated_blob_is_not_mounted(client: Client) -> None:
+    digest = sha256_digest(b"whole")
+    path = client.root / "blobs/sha256" / digest[7:]
+    path.write_bytes(b"who")
+    assert client("POST", f"/v2/app/blobs/uploads/?mount={digest}").status == 202
+    path.write_bytes(b"whole")  # as a build puts it there
+    assert client("POST", f"/v2/app/blobs/uploads/?mount={digest}").status == 201
+    assert client.pull(digest) == (200, b"whole")
+
+
+def test_links_that_a_power_cut_left_empty(client: Client) -> None:
+    raw = client.manifest()
+    client("PUT", "/v2/app/manifests/1", raw, Content_Type=media.OCI_MANIFEST)
+    digest = client.push(b"whole")
+    for link in (f"_blobs/{digest[7:]}", "_tags/1"):
+        (client.root / "repositories/app" / link).write_bytes(b"")
+    for path in (f"/v2/app/blobs/{digest}", "/v2/app/manifests/1"):
+        with pytest.raises(Refusal) as caught:
+            client("GET", path)
+        assert caught.value.status == 404
+
+
 # --- manifests ------------------------------------------------------------------------------------------------------
 
 
