@@ -97,6 +97,8 @@ class _Build:
             image = execute(
                 plan, self._workshop(plan, push), None if plan.executes_nothing else push, self.options.labels
             )
+            if self.context.cache_info().currsize:
+                self.context().check_unchanged()
             manifest = self._store_image(image)
             if push is not None:
                 self._publish(push, plan, image, manifest)
