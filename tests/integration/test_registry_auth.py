@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from ci_plugins.errors import AuthenticationFailed, RegistryUnreachable
+from ci_plugins.errors import AuthenticationFailed, ConfigError, RegistryUnreachable
 from ci_plugins.oci import Reference
 from ci_plugins.storage.registry import Credentials, DockerConfig, RegistryClient, RegistryDestination
 from ci_plugins.storage.registry.credentials import ask_helper
@@ -93,6 +93,16 @@ def test_credentials_of_a_docker_config(basic: DockerRegistry, tmp_path: Path, m
     (tmp_path / "config.json").write_text(json.dumps({"auths": {basic.host: {"auth": auth}}}))
     monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
     assert RegistryDestination(RegistryClient(basic.host), "basic/file").manifest_digest("1") is None
+
+
+def test_a_broken_docker_config_matters_only_when_credentials_do(
+    basic: DockerRegistry, registry: DockerRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "config.json").write_text("{")
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+    assert RegistryDestination(RegistryClient(registry.host), "x/y").manifest_digest("1") is None
+    with pytest.raises(ConfigError, match=r"config\.json"):
+        RegistryDestination(RegistryClient(basic.host), "x/y").manifest_digest("1")
 
 
 # --- credential helpers ---------------------------------------------------------------------------------------------

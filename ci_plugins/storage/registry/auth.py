@@ -18,7 +18,7 @@ from ci_plugins.errors import AuthenticationFailed
 from ci_plugins.oci import is_loopback
 from ci_plugins.storage.registry.answers import check, said, without_query
 from ci_plugins.storage.registry.challenge import Challenge, parse_challenges
-from ci_plugins.storage.registry.credentials import Credentials, CredentialStore
+from ci_plugins.storage.registry.credentials import Credentials, CredentialStore, DockerConfig
 from ci_plugins.storage.registry.transport import Transport
 
 #: what a token lives when the answer does not say, in seconds (token specification)
@@ -48,7 +48,7 @@ class _Token:
 class Authorizer:
     """The Authorization header for requests to one registry. Thread safe: one token request a scope at a time."""
 
-    def __init__(self, registry: str, base: str, transport: Transport, store: CredentialStore) -> None:
+    def __init__(self, registry: str, base: str, transport: Transport, store: CredentialStore | None) -> None:
         self._registry = registry
         self._base = base
         self._transport = transport
@@ -108,7 +108,7 @@ class Authorizer:
         """Looked up once, when first needed: a helper may ask the person. Raises ConfigError."""
         with self._lock:
             if self._credentials is None:
-                self._credentials = self._store.find(self._registry)
+                self._credentials = (self._store or DockerConfig.default()).find(self._registry)
             return self._credentials
 
     def who(self) -> str:

@@ -11,7 +11,7 @@ import requests
 from ci_plugins.errors import AuthenticationFailed, RegistryError
 from ci_plugins.storage.registry.answers import Answer, check, refusal, without_query
 from ci_plugins.storage.registry.auth import Authorizer, Scopes
-from ci_plugins.storage.registry.credentials import CredentialStore, DockerConfig
+from ci_plugins.storage.registry.credentials import CredentialStore
 from ci_plugins.storage.registry.retry import Retry, RetryPolicy, TransientFailure
 from ci_plugins.storage.registry.transport import StreamBody, Timeouts, Transport, base_url
 
@@ -24,8 +24,8 @@ class RegistryClient:
     """Requests to one registry. Thread safe; share one a registry so that connections and tokens are shared.
 
     `registry` is `host[:port]` or "docker.io"; `insecure` names the registries spoken to in plain HTTP besides
-    loopback. `credentials` defaults to Docker's configuration file. `on_retry` hears of every failure that is tried
-    again; `retries` counts them.
+    loopback. `credentials` defaults to Docker's configuration file, read when a registry first asks. `on_retry` hears
+    of every failure that is tried again; `retries` counts them.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class RegistryClient:
         self.policy = policy or RetryPolicy()
         self.retries = 0
         self.transport = Transport(timeouts or Timeouts())
-        self._auth = Authorizer(registry, self.base, self.transport, credentials or DockerConfig.default())
+        self._auth = Authorizer(registry, self.base, self.transport, credentials)
         self._on_retry = on_retry
         self._lock = threading.Lock()
 
