@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from ci_plugins.cache.layers import LayerCache
-from ci_plugins.errors import DigestMismatch, StateError, VerificationError
+from ci_plugins.errors import CorruptLayer, DigestMismatch, StateError, VerificationError
 from ci_plugins.events import ActiveSpan, Recorder
 from ci_plugins.layer.adopt import adopt_parents, copy_up_links
 from ci_plugins.layer.extract import Extracted, extract_layer, read_layer
@@ -158,7 +158,13 @@ class LayerFetcher:
                 except VerificationError as error:
                     self._store.remove(layer.descriptor.digest)
                     self._recorder.warn(f"a blob in the state directory was damaged and is removed: {error}")
-            return work(layer, self._download(layer))
+            try:
+                return work(layer, self._download(layer))
+            except CorruptLayer:
+                # What does not unpack is seldom what was asked for: its digest says that better, or it was an accident.
+                for _ in self._download(layer):
+                    pass
+            return work(layer, self._store.source(layer.descriptor).blocks())
 
     def _check(self, layer: StoredLayer, extracted: Extracted, blocks: Iterator[bytes]) -> None:
         for _ in blocks:  # digest and size are judged at the very end, which the archive's own end may precede
