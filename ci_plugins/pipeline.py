@@ -36,7 +36,7 @@ from ci_plugins.plan.steps import RunWork
 from ci_plugins.sandbox.network_profile import NetworkProfile, host_proxies
 from ci_plugins.storage.local import LocalStore
 from ci_plugins.storage.oci_layout import OciLayout
-from ci_plugins.storage.registry import RegistryClient, RegistryDestination, RegistryOrigin
+from ci_plugins.storage.registry import RegistryClient, RegistryDestination, RegistryOrigin, Retry
 from ci_plugins.transfer.bases import BaseImages
 from ci_plugins.transfer.pull import LayerFetcher
 from ci_plugins.transfer.push import Push, Target
@@ -248,10 +248,14 @@ class _Build:
         client = RegistryClient(
             registry,
             insecure=insecure,
-            on_retry=lambda retry: self.recorder.warn(f"{retry.error}; trying again in {retry.delay:.1f} s"),
+            on_retry=self._retried,
         )
         self.stack.callback(client.close)
         return client
+
+    def _retried(self, retry: Retry) -> None:
+        if retry.delay:  # without a delay it is another way to do the same, not a fault
+            self.recorder.warn(f"{retry.error}; trying again in {retry.delay:.1f} s")
 
     def _pool(self, name: str, threads: int) -> ThreadPoolExecutor:
         pool = ThreadPoolExecutor(threads, thread_name_prefix=name)
