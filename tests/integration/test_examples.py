@@ -128,24 +128,13 @@ def podman_run(reference: str) -> str:
     """What the image's own command says under podman, which pulls it itself."""
     # podman refuses a runroot of more than 50 characters.
     with tempfile.TemporaryDirectory(prefix="podman-", ignore_cleanup_errors=True) as folder:
-        podman = [
-            "podman",
-            f"--root={folder}/root",
-            f"--runroot={folder}/run",
-            "--storage-driver=vfs",
-            "--runtime=runc",
-        ]
+        # runc: podman's default, crun, refuses the hybrid control groups that some machines still have.
+        podman = ["podman", f"--root={folder}/root", f"--runroot={folder}/run", "--storage-driver=vfs"]
+        podman += ["--runtime=runc", "--cgroup-manager=cgroupfs"]
+        # Its default limits are higher than what root may set where it lacks CAP_SYS_RESOURCE.
+        limits = ("--ulimit=nofile=1024:1024", "--ulimit=nproc=1000:1000")
         try:
-            return run(
-                *podman,
-                "run",
-                "--rm",
-                "--network=host",
-                "--cgroups=disabled",
-                "--ulimit=host",
-                "--tls-verify=false",
-                reference,
-            )
+            return run(*podman, "run", "--rm", "--network=host", *limits, "--tls-verify=false", reference)
         finally:
             run(*podman, "rm", "--all", "--force")
 
