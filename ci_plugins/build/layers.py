@@ -14,6 +14,7 @@ from ci_plugins.cache.record import RecordedLayer
 from ci_plugins.errors import Interrupted
 from ci_plugins.events import ActiveSpan, Recorder
 from ci_plugins.layer.adopt import adopt_parents
+from ci_plugins.layer.ahead import Ahead
 from ci_plugins.layer.budget import MemoryBudget
 from ci_plugins.layer.compress import Compression
 from ci_plugins.layer.entry import Item
@@ -36,6 +37,10 @@ class LayerWriter:
     recorder: Recorder
     cancel: threading.Event
 
+    def ahead(self, upper: Path) -> Ahead:
+        """Compress what a RUN writes into `upper` while it runs."""
+        return Ahead(upper, self.compression, self.store.root)
+
     def write(
         self,
         items: Sequence[Item],
@@ -46,17 +51,19 @@ class LayerWriter:
         extract: bool,
         push: Push | None,
         step: ActiveSpan,
+        ahead: Ahead | None = None,
     ) -> FreshLayer:
         """Begin to write a layer.
 
         `below` and `tree`: what the layer stands on. `snapshot`: the directory that holds the files already, or with
         `extract` shall hold them; None if nobody needs them. `push`: where the blob is sent while it is compressed.
+        `ahead`: what was compressed while the files were written.
         """
         toc = contents_of(items)
         directory: Future[Path] = Future()
         if snapshot is not None and not extract:
             directory.set_result(snapshot.path)
-        written = self.pool.submit(self._stream, items, below, tree, snapshot, extract, directory, push, step)
+        written = self.pool.submit(self._stream, items, below, tree, snapshot, extract, directory, push, step, ahead)
         return FreshLayer(toc, directory, written)
 
     def _stream(
@@ -69,6 +76,7 @@ class LayerWriter:
         directory: Future[Path],
         push: Push | None,
         step: ActiveSpan,
+        ahead: Ahead | None,
     ) -> RecordedLayer:
         try:
             with self.recorder.span("layer", step.name, step) as span, self.store.spool() as spool:
@@ -81,6 +89,7 @@ class LayerWriter:
                     span=span,
                     extract_to=snapshot.path if snapshot and extract else None,
                     budget=self.budget,
+                    ahead=ahead,
                 )
             if snapshot is not None and extract:
                 adopt_parents(snapshot.path, layer.toc.implied_parents(), tree.entry)
@@ -89,6 +98,9 @@ class LayerWriter:
             if not directory.done():
                 directory.set_exception(error)
             raise
+        finally:
+            if ahead is not None:
+                ahead.close()
         self.layers.put_toc(layer.diff_id, layer.toc)
         if snapshot is not None:
             snapshot.publish(chain_id(below.chain_id(), layer.diff_id))

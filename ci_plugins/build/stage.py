@@ -17,6 +17,7 @@ from ci_plugins.context import ImageTree
 from ci_plugins.engine.protocol import Engine, RunRequest
 from ci_plugins.errors import placed
 from ci_plugins.events import ActiveSpan, Recorder
+from ci_plugins.layer.ahead import Ahead
 from ci_plugins.layer.copy import FileTree, copy_items, workdir_items
 from ci_plugins.layer.diff import diff_items
 from ci_plugins.layer.entry import Item
@@ -175,8 +176,9 @@ class StageBuild:
             files=work.files,
         )
         with self._workshop.recorder.span("run", step.title, span, command=" ".join(work.argv)) as run:
-            self._workshop.engine().run(request, run, self._workshop.stop)
-        return self._write(list(diff_items(snapshot.path)), snapshot, span, extract=False)
+            with self._workshop.writer.ahead(snapshot.path) as ahead:
+                self._workshop.engine().run(request, run, self._workshop.stop)
+        return self._write(list(diff_items(snapshot.path)), snapshot, span, extract=False, ahead=ahead)
 
     def _copied(self, work: CopyWork) -> list[Item]:
         tree = self._current_tree()
@@ -207,12 +209,20 @@ class StageBuild:
         return ImageTree(chain.tree(), lambda number: chain.layers[number].files())
 
     def _write(
-        self, items: Sequence[Item], snapshot: NewSnapshot | None, span: ActiveSpan, *, extract: bool
+        self,
+        items: Sequence[Item],
+        snapshot: NewSnapshot | None,
+        span: ActiveSpan,
+        *,
+        extract: bool,
+        ahead: Ahead | None = None,
     ) -> FreshLayer | None:
         if not items:
+            if ahead is not None:
+                ahead.close()
             return None
         return self._workshop.writer.write(
-            items, self._chain, self._current_tree(), snapshot, extract=extract, push=self._push, step=span
+            items, self._chain, self._current_tree(), snapshot, extract=extract, push=self._push, step=span, ahead=ahead
         )
 
     def _current_tree(self) -> LayerTree:

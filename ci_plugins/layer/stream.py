@@ -24,12 +24,14 @@ from pathlib import Path
 from queue import SimpleQueue
 
 from ci_plugins.events import ActiveSpan
+from ci_plugins.layer.ahead import Ahead, Ready, checksum
 from ci_plugins.layer.assemble import Assembly
 from ci_plugins.layer.budget import MemoryBudget
 from ci_plugins.layer.compress import CHUNK, Compression
 from ci_plugins.layer.entry import EntryType, Item
 from ci_plugins.layer.extract import unpack_tar
-from ci_plugins.layer.tar import Buffer, read_whole, write_tar
+from ci_plugins.layer.groups import chunks, groups
+from ci_plugins.layer.tar import END, Buffer, read_whole, write_members
 from ci_plugins.layer.toc import KEPT, KEPT_LIMIT, Toc
 from ci_plugins.layer.unpack import Unpacker
 from ci_plugins.oci import Descriptor, Digest, parse_digest
@@ -56,17 +58,19 @@ def stream_layer(
     span: ActiveSpan,
     budget: MemoryBudget,
     extract_to: Path | None = None,
+    ahead: Ahead | None = None,
 ) -> Layer:
     """Write the items as a layer into the spool and commit it.
 
-    With `extract_to`, an empty directory, the layer is unpacked there too; `Toc.implied_parents` says what is left
-    to do then. No items make a valid, empty layer. What goes wrong (ContextChanged, DiskFull …) aborts the spool, so
-    that its readers get the reason, and is raised once all threads have stopped.
+    What `ahead` has compressed already is not compressed again. With `extract_to`, an empty directory, the layer is
+    unpacked there too; `Toc.implied_parents` says what is left to do then. No items make a valid, empty layer. What goes
+    wrong (ContextChanged, DiskFull …) aborts the spool, so that its readers get the reason, and is raised once all
+    threads have stopped.
     """
     contents = _Contents()
     try:
         with _Pipeline(compression, spool, span, budget, extract_to) as pipeline:
-            descriptor, diff_id = pipeline.run(write_tar(contents.watch(items)))
+            descriptor, diff_id = pipeline.run(_pieces(contents.watch(items), ahead))
         spool.commit(descriptor)
     except BaseException as error:
         spool.abort(error)
@@ -156,13 +160,12 @@ class _Pipeline:
         self._budget.release(CHUNK * len(self._under_way))
         self._under_way.clear()
 
-    def run(self, blocks: Iterator[Buffer]) -> tuple[Descriptor, Digest]:
+    def run(self, chunks: Iterator[_Piece]) -> tuple[Descriptor, Digest]:
         """Push the whole archive through. Raises what any of the threads raises."""
-        chunks = _chunks(blocks)
-        while pieces := self._next(chunks):
-            size = sum(map(len, pieces))
-            self.size += size
-            compressed = self._compressors.submit(self._compress, pieces, size)
+        while piece := self._next(chunks):
+            pieces = piece.pieces
+            self.size += piece.size
+            compressed = self._compressors.submit(self._compress, piece)
             stages = [self._hasher.submit(self._hash, pieces), self._writer.submit(self._write, compressed)]
             if self._unpacking is not None:
                 stages.append(self._unpacking.feed(pieces))
@@ -182,8 +185,8 @@ class _Pipeline:
         descriptor = Descriptor(self._compression.media_type, digest, self._compressed_size)
         return descriptor, parse_digest("sha256:" + self._plain.hexdigest())
 
-    def _next(self, chunks: Iterator[list[Buffer]]) -> list[Buffer]:
-        """The next chunk, its memory taken from the budget; nothing at the end."""
+    def _next(self, chunks: Iterator[_Piece]) -> _Piece | None:
+        """The next chunk, its memory taken from the budget; None at the end."""
         while self._under_way and (self._under_way[0].done() or len(self._under_way) >= self._most_under_way):
             self._settle()
         while not self._budget.try_acquire(CHUNK):
@@ -191,15 +194,15 @@ class _Pipeline:
                 self._budget.acquire(CHUNK)
                 break
             self._settle()
-        pieces: list[Buffer] = []
+        piece: _Piece | None = None
         began = time.perf_counter()
         try:
-            pieces = next(chunks, pieces)
+            piece = next(chunks, None)
         finally:
             self._tar_seconds += time.perf_counter() - began
-            if not pieces:
+            if piece is None:
                 self._budget.release(CHUNK)
-        return pieces
+        return piece
 
     def _settle(self) -> None:
         """Wait for the oldest chunk and give its memory back."""
@@ -214,9 +217,9 @@ class _Pipeline:
         for piece in pieces:
             self._plain.update(piece)
 
-    def _compress(self, pieces: Sequence[Buffer], size: int) -> Sequence[Buffer]:
+    def _compress(self, piece: _Piece) -> Sequence[Buffer]:
         began = time.perf_counter()
-        compressed = self._compression.compress_chunk(pieces, size)
+        compressed = piece.compressed() or self._compression.compress_chunk(piece.pieces, piece.size)
         with self._clock:
             self._compress_seconds += time.perf_counter() - began
         return compressed
@@ -228,21 +231,28 @@ class _Pipeline:
             self._spool.write(piece)
 
 
-def _chunks(blocks: Iterator[Buffer]) -> Iterator[list[Buffer]]:
-    """The same bytes in lists of pieces that are `CHUNK` bytes together, the last one fewer."""
-    pieces: list[Buffer] = []
-    room = CHUNK
-    for block in blocks:
-        view = memoryview(block)
-        while len(view) >= room:
-            pieces.append(view[:room])
-            yield pieces
-            view, pieces, room = view[room:], [], CHUNK
-        if view:
-            pieces.append(view)
-            room -= len(view)
-    if pieces:
-        yield pieces
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """`CHUNK` bytes of the tar or fewer, and what `ahead` has made of them."""
+
+    pieces: list[Buffer]
+    size: int
+    ahead: Ahead | None = None
+    ready: Ready | None = None
+
+    def compressed(self) -> Sequence[Buffer]:
+        """What was compressed ahead, if it is these bytes; else nothing."""
+        if self.ahead is None or self.ready is None or checksum(self.pieces) != self.ready.checksum:
+            return ()
+        return (self.ahead.read(self.ready),)
+
+
+def _pieces(items: Iterable[Item], ahead: Ahead | None) -> Iterator[_Piece]:
+    for group in groups(items):
+        ready = ahead.ready(group) if ahead else ()
+        for number, pieces in enumerate(chunks(write_members(group))):
+            yield _Piece(pieces, sum(map(len, pieces)), ahead, ready[number] if number < len(ready) else None)
+    yield _Piece([END], len(END))
 
 
 class _Unpacking:

@@ -24,7 +24,6 @@ BLOCK = 1 << 20
 
 _RECORD = 512
 _ZEROS = bytes(_RECORD)
-_END = bytes(2 * _RECORD)
 _TYPE_FLAGS = {
     EntryType.FILE: b"0",
     EntryType.HARDLINK: b"1",
@@ -45,8 +44,19 @@ _NOT_A_FILE = (errno.ELOOP, errno.EISDIR, errno.ENOENT, errno.ENOTDIR)
 _OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
+#: what ends an archive
+END = bytes(2 * _RECORD)
+
+
 def write_tar(items: Iterable[Item]) -> Iterator[Buffer]:
-    """The archive in blocks of about a MiB, small members gathered. Parents must come before their children.
+    """A whole archive in blocks of about a MiB. Raises as `write_members` does."""
+    yield from write_members(items)
+    yield END
+
+
+def write_members(items: Iterable[Item]) -> Iterator[Buffer]:
+    """An archive without its end, in blocks of about a MiB, small members gathered. Parents must come before their
+    children.
 
     Raises ContextChanged when a file is gone or not `entry.size` bytes long, ContextError when it cannot be read or
     cannot be stored in a layer.
@@ -76,8 +86,8 @@ def write_tar(items: Iterable[Item]) -> Iterator[Buffer]:
         if gathered >= BLOCK:
             yield _joined(parts)
             parts, gathered = [], 0
-    parts.append(_END)
-    yield _joined(parts)
+    if parts:
+        yield _joined(parts)
 
 
 def _joined(parts: list[Buffer]) -> Buffer:
