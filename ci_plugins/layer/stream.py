@@ -63,8 +63,8 @@ def stream_layer(
     """Write the items as a layer into the spool and commit it.
 
     What `ahead` has compressed already is not compressed again. With `extract_to`, an empty directory, the layer is
-    unpacked there too; `Toc.implied_parents` says what is left to do then. No items make a valid, empty layer. What goes
-    wrong (ContextChanged, DiskFull …) aborts the spool, so that its readers get the reason, and is raised once all
+    unpacked there too; `Toc.implied_parents` says what is left to do then. No items make a valid, empty layer. What
+    goes wrong (ContextChanged, DiskFull …) aborts the spool, so that its readers get the reason, and is raised once all
     threads have stopped.
     """
     contents = _Contents()
