@@ -67,7 +67,9 @@ class Assembly:
         self._implied = {""}
         #: parents as written → where they are; forgotten whenever something is replaced
         self._parents: dict[str, str] = {"": ""}
+        #: files → their further names, and hard links whose file had not come yet
         self._links: dict[str, list[str]] = {}
+        self._forward: list[str] = []
         self._replaced = 0
 
     def __contains__(self, path: str) -> bool:
@@ -97,6 +99,7 @@ class Assembly:
 
     def toc(self, kept: Mapping[str, bytes]) -> Toc:
         """What the layer holds. Of `kept`, only what still is a regular file."""
+        self._resolve_forward()
         files = {path: data for path, data in kept.items() if self._type(path) is EntryType.FILE}
         return Toc(sorted_entries(self._entries.values(), self._opaque), MappingProxyType(files))
 
@@ -161,15 +164,36 @@ class Assembly:
         parent, _, name = entry.link.rpartition("/")
         known = self._parents.get(parent)
         place = self._follow(parent, exist=False) if known is None else known
-        target = f"{place}/{name}" if place else name
-        first = self._entries.get(target)
-        if first is not None and first.type is EntryType.HARDLINK:
-            target = first.link
-        kind = self._type(target)
-        if target == entry.path or target in self._implied or kind in (EntryType.DIRECTORY, EntryType.WHITEOUT):
-            raise CorruptLayer(f"the archive holds {entry.path!r}, a hard link to {target!r}, which is no file")
-        self._links.setdefault(target, []).append(entry.path)
+        target = self._first_name(f"{place}/{name}" if place else name)
+        if target == entry.path or not self._may_be_linked(target):
+            raise _bad_link(entry, target)
+        if target in self._entries:
+            self._links.setdefault(target, []).append(entry.path)
+        else:
+            self._forward.append(entry.path)
         return entry if target == entry.link else replace(entry, link=target)
+
+    def _first_name(self, path: str) -> str:
+        for _ in range(_MAX_LINKS):
+            entry = self._entries.get(path)
+            if entry is None or entry.type is not EntryType.HARDLINK:
+                return path
+            path = entry.link
+        raise CorruptLayer(f"the archive holds hard links that lead to no file: {path!r}")
+
+    def _may_be_linked(self, path: str) -> bool:
+        return path not in self._implied and self._type(path) not in (EntryType.DIRECTORY, EntryType.WHITEOUT)
+
+    def _resolve_forward(self) -> None:
+        """Links that came before their file, or whose file is in a layer below."""
+        for path in self._forward:
+            link = self._entries.get(path)
+            if link is None or link.type is not EntryType.HARDLINK:
+                continue
+            target = self._first_name(link.link)
+            if not self._may_be_linked(target):
+                raise _bad_link(link, target)
+            self._entries[path] = replace(link, link=target)
 
     def _collide(self, entry: Entry) -> Fate:
         path, old = entry.path, self._entries.get(entry.path)
@@ -214,3 +238,7 @@ class Assembly:
             self._entries[name] = replace(old, path=name) if not index else replace(self._entries[name], link=names[0])
         if len(names) > 1:
             self._links[names[0]] = names[1:]
+
+
+def _bad_link(entry: Entry, target: str) -> CorruptLayer:
+    return CorruptLayer(f"the archive holds {entry.path!r}, a hard link to {target!r}, which is no file")

@@ -138,8 +138,9 @@ def _gunzip(source: _Reader) -> Iterator[bytes]:
 
 
 #: Comes after the last frame of a layer while it is decompressed, to see that that frame was complete: the decoder
-#: itself does not tell. Any 16 bytes do.
-_SENTINEL = b"end of the layer"
+#: itself does not tell. Repeated, so that its frame does not hold it as it is: half an uncompressed block, filled up
+#: with the frame's bytes, must not end with it.
+_SENTINEL = b"layer's end, " * 5
 #: Longer than any frame header (RFC 8878, 3.1.1.1).
 _TAIL = 32
 _READ_AHEAD = 4096

@@ -94,7 +94,11 @@ def unpack_tar(blocks: Iterable[bytes], unpacker: Unpacker | None, limits: Limit
         if entry.path in KEPT and entry.type is EntryType.FILE and entry.size <= KEPT_LIMIT:
             kept[entry.path] = data = b"".join(content)
             content = (data,)
-        if unpacker is not None:
+        if unpacker is None:
+            continue
+        if entry.type is EntryType.HARDLINK and entry.link not in assembly:
+            unpacker.later(entry, fate)
+        else:
             unpacker.place(entry, fate, content)
     toc = assembly.toc(kept)
     if unpacker is not None:

@@ -141,6 +141,8 @@ class TarReader:
             link = clean(link)
         elif kind is not EntryType.SYMLINK:
             link = ""
+        elif not link:
+            raise CorruptLayer(f"the archive's symlink {name!r} has no target")
         device = _device(fields) if kind in _DEVICES else (0, 0)
         mode = number(fields[1]) & 0o7777
         return Entry(clean(name), kind, mode, uid, gid, self._size, mtime_ns, link, device, xattrs)

@@ -51,7 +51,8 @@ class Unpacker:
             acl = "system.posix_acl_default" in os.listxattr(fd)
             self._unset = 0o7777 if acl else 0o7000 | _umask()
         self._own = os.geteuid(), os.getegid()
-        self._pending: list[Entry] = []
+        #: hard links whose file had not come yet
+        self._pending: set[str] = set()
 
     def __enter__(self) -> Unpacker:
         return self
@@ -60,7 +61,7 @@ class Unpacker:
         self._beneath.__exit__(*exception)
 
     def place(self, entry: Entry, fate: Fate, content: Iterable[Buffer]) -> None:
-        """Write one entry, or remember it for `finish`. What `content` raises passes as it is."""
+        """Write one entry. What `content` raises passes as it is."""
         if entry.type is EntryType.FILE:
             self._file(entry, fate, content)
             return
@@ -72,15 +73,24 @@ class Unpacker:
         except OSError as error:
             self._failed(error, entry.path)
 
+    def later(self, link: Entry, fate: Fate) -> None:
+        """A hard link to a file that has not come yet, or is in a layer below."""
+        self._pending.add(link.path)
+        try:
+            if fate is Fate.REPLACES:
+                self._parent(link.path, fate)
+        except OSError as error:
+            self._failed(error, link.path)
+
     def finish(self, toc: Toc) -> None:
         """What has to wait for the last entry: links to files that came later, and how directories look."""
-        present = {entry.path: entry for entry in toc.entries if entry.type is not EntryType.OPAQUE}
+        present = {entry.path for entry in toc.entries if entry.type is not EntryType.OPAQUE}
         path = ""
         try:
-            for link in self._pending:
-                path = link.path
-                if present.get(path) is link and link.link in present:
-                    self._link(link)
+            for entry in toc.entries:
+                path = entry.path
+                if entry.type is EntryType.HARDLINK and path in self._pending and entry.link in present:
+                    self._link(entry)
             for path in toc.implied_parents():
                 os.fchmod(self._beneath.directory(path), 0o755)
             for entry in toc.entries:
@@ -126,6 +136,7 @@ class Unpacker:
         parent, name = self._parent(entry.path, fate)
         if kind is EntryType.HARDLINK:
             self._link(entry)
+            self._pending.discard(entry.path)
         elif kind is EntryType.SYMLINK:
             os.symlink(entry.link, name, dir_fd=parent)
             self._dress_by_name(parent, name, entry)
@@ -150,8 +161,6 @@ class Unpacker:
         try:
             above, target = self._beneath.parent(entry.link)
             os.link(target, name, src_dir_fd=above, dst_dir_fd=parent, follow_symlinks=False)
-        except FileNotFoundError:
-            self._pending.append(entry)
         finally:
             os.close(parent)
 
