@@ -113,7 +113,8 @@ def test_a_static_program(
 
     build()
     assert re.fullmatch(r"\d+\t/lstree\n1 file\n", output())
-    assert re.fullmatch(r"\d+\t/lstree\n.*1 file\n", podman_run(tag), re.S)
+    # podman mounts /etc/hosts and the like as well, and they are on the same file system.
+    assert re.search(r"^\d+\t/lstree$", podman_run(tag), re.M)
     manifest = json.loads(run("skopeo", "inspect", "--raw", "--tls-verify=false", f"docker://{tag}"))
     assert len(manifest["layers"]) == 1
     assert manifest["layers"][0]["size"] < 1 << 20
