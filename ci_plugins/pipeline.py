@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
-from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -14,12 +12,12 @@ from pathlib import Path
 
 from ci_plugins.build.chain import KnownLayer
 from ci_plugins.build.executor import BuiltImage, execute
+from ci_plugins.build.halt import Halt
 from ci_plugins.build.layers import LayerWriter
 from ci_plugins.build.stage import Workshop, send_known
+from ci_plugins.cache.index import LocalIndex
 from ci_plugins.cache.layers import LayerCache
 from ci_plugins.cache.record import CacheRecord
-from ci_plugins.cache.sqlite import SqliteStore
-from ci_plugins.cache.store import CacheUnavailable
 from ci_plugins.context import Context
 from ci_plugins.dockerfile.predefined import PROXY_ARGS
 from ci_plugins.dockerfile.stages import load_dockerfile
@@ -40,6 +38,13 @@ from ci_plugins.storage.registry import RegistryClient, RegistryDestination, Reg
 from ci_plugins.transfer.bases import BaseImages
 from ci_plugins.transfer.pull import LayerFetcher
 from ci_plugins.transfer.push import Push, Target
+from ci_plugins.transfer.stored import BlobLost, StoredBlob
+from ci_plugins.transfer.workers import Workers
+
+#: how often a build begins again because something in the state directory turned out to be damaged
+_FRESH_STARTS = 5
+#: seconds that threads have to notice the end of the build, before they are left behind
+_GRACE = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +67,17 @@ def build(options: BuildOptions, recorder: Recorder) -> BuildResult:
     platform = _checked_platform(options)
     names = [str(tag) for tag in options.tags]
     with recorder.span("build", ", ".join(names) or str(options.context), platform=str(platform)) as span:
-        with ExitStack() as stack:
-            return _Build(options, recorder, span, platform, stack).run()
+        for _ in range(_FRESH_STARTS):
+            try:
+                return _build(options, recorder, span, platform)
+            except BlobLost as lost:
+                recorder.warn(f"{lost.message}; the build begins again without it")
+        return _build(options, recorder, span, platform)
+
+
+def _build(options: BuildOptions, recorder: Recorder, span: ActiveSpan, platform: Platform) -> BuildResult:
+    with ExitStack() as stack:
+        return _Build(options, recorder, span, platform, stack).run()
 
 
 class _Build:
@@ -73,44 +87,66 @@ class _Build:
         self, options: BuildOptions, recorder: Recorder, span: ActiveSpan, platform: Platform, stack: ExitStack
     ) -> None:
         self.options, self.recorder, self.span, self.platform, self.stack = options, recorder, span, platform, stack
-        self.stop, self.interrupted = threading.Event(), threading.Event()
+        self.halt = Halt(self._halted)
+        self.budget = MemoryBudget(options.memory_budget)
         self.store = LocalStore(options.state)
         self.layers = LayerCache(options.state)
         stack.callback(self.layers.close)
-        self.index = self._open_index()
+        self.index = LocalIndex(options.state / "index.sqlite", recorder.warn)
+        stack.callback(self.index.close)
         self.client = cache(self._client)
         self.origin = RegistryOrigin(self.client)
-        self.fetches, self.uploads, self.streams = (
-            self._pool("fetch", 6),
-            self._pool("upload", 8),
-            self._pool("layer", 4),
+        self.fetches, self.uploads = Workers("fetch", 6), Workers("upload", 8)
+        self.streams = ThreadPoolExecutor(4, thread_name_prefix="layer")
+        stack.callback(self._end)
+        self.fetcher = LayerFetcher(
+            self.store, self.layers, self.origin, recorder, self.fetches, span, stop=self.halt.event
         )
-        self.fetcher = LayerFetcher(self.store, self.layers, self.origin, recorder, self.fetches, span)
         self.context = cache(lambda: Context.open(options.context, self.dockerfile_path))
 
     def run(self) -> BuildResult:
+        try:
+            manifest = self._run()
+        except BaseException as error:
+            self.halt.because(error)
+            raise
+        tags = tuple(str(tag) for tag in self.options.tags) if self.options.push else ()
+        return BuildResult(manifest.descriptor, manifest.config.digest, tags, tuple(map(str, self.options.outputs)))
+
+    def _run(self) -> Manifest:
         push = self._push()
         with self.recorder.span("plan", "plan", self.span) as span:
             plan = self._plan()
             span.set(steps=sum(len(planned.stage.steps) for planned in plan.stages))
+        image = execute(plan, self._workshop(plan), None if plan.executes_nothing else push, self.options.labels)
+        if self.context.cache_info().currsize:
+            self.context().check_unchanged()
+        manifest = self._store_image(image)
+        if push is not None:
+            self._publish(push, plan, image, manifest)
+        return manifest
+
+    # -- the end ----------------------------------------------------------------------------------------------------
+
+    def _halted(self, reason: BaseException) -> None:
+        """Nobody waits for a network any more. Layers are written to their end: what is finished is not done again.
+        Unless somebody wants to go home."""
+        self.fetches.abandon(reason)
+        self.uploads.abandon(reason)
+        if isinstance(reason, Interrupted) or not isinstance(reason, Exception):
+            self.budget.refuse(reason)
+
+    def _end(self) -> None:
         try:
-            image = execute(
-                plan, self._workshop(plan, push), None if plan.executes_nothing else push, self.options.labels
-            )
-            if self.context.cache_info().currsize:
-                self.context().check_unchanged()
-            manifest = self._store_image(image)
-            if push is not None:
-                self._publish(push, plan, image, manifest)
+            self.streams.shutdown()
         except BaseException as error:
-            self.stop.set()
-            if not isinstance(error, Exception) or isinstance(error, Interrupted):
-                self.interrupted.set()
-            if push is not None:
-                push.abandon()
+            self.budget.refuse(error)
+            self.streams.shutdown()
             raise
-        tags = tuple(str(tag) for tag in self.options.tags) if self.options.push else ()
-        return BuildResult(manifest.descriptor, manifest.config.digest, tags, tuple(map(str, self.options.outputs)))
+        finally:
+            self.halt.because(Interrupted("the build has ended"))
+            for workers in (self.fetches, self.uploads):
+                workers.join(_GRACE)
 
     # -- plan -------------------------------------------------------------------------------------------------------
 
@@ -139,40 +175,15 @@ class _Build:
             self.recorder.warn(f"--build-arg {', '.join(unused)}: no ARG of this name, the value is not used")
         stages = evaluator.evaluated()
         keys = [step.key for stage in stages for step in stage.steps]
-        records = {} if self.options.no_cache else self._lookup(keys)
+        records = {} if self.options.no_cache else self.index.lookup(keys)
         return make_plan(stages, target, records, self._usable)
 
     def _usable(self, record: CacheRecord) -> bool:
         return record.layer is None or self.store.has(record.layer.descriptor)
 
-    # -- the index: it may fail, the build may not ------------------------------------------------------------------
-
-    def _open_index(self) -> SqliteStore | None:
-        try:
-            index = SqliteStore(self.options.state / "index.sqlite")
-        except CacheUnavailable as error:
-            self.recorder.warn(f"{error}; every step is run")
-            return None
-        self.stack.callback(index.close)
-        return index
-
-    def _lookup(self, keys: Sequence[Digest]) -> Mapping[Digest, CacheRecord]:
-        try:
-            return self.index.lookup(keys) if self.index else {}
-        except CacheUnavailable as error:
-            self.recorder.warn(f"{error}; every step is run")
-            return {}
-
-    def _record(self, record: CacheRecord) -> None:
-        try:
-            if self.index:
-                self.index.put([record])
-        except CacheUnavailable as error:
-            self.recorder.warn(f"{error}; the step {record.instruction!r} will be run again next time")
-
     # -- build ------------------------------------------------------------------------------------------------------
 
-    def _workshop(self, plan: Plan, push: Push | None) -> Workshop:
+    def _workshop(self, plan: Plan) -> Workshop:
         engine = cache(lambda: NativeEngine(self.options.state / "scratch"))
         if any(isinstance(step.work, RunWork) for planned in plan.stages for step in planned.executed):
             engine()  # where it cannot work, say so before anything is fetched
@@ -180,10 +191,9 @@ class _Build:
             store=self.store,
             layers=self.layers,
             compression=Compression(self.options.compression, self.options.compression_level),
-            budget=MemoryBudget(self.options.memory_budget),
+            budget=self.budget,
             pool=self.streams,
             recorder=self.recorder,
-            cancel=self.interrupted,
         )
         return Workshop(
             engine=engine,
@@ -194,17 +204,10 @@ class _Build:
             parent=self.span,
             context=self.context,
             profile=NetworkProfile(self.options.ca_certificates, {**host_proxies(os.environ), **self.options.run_env}),
-            stop=self.stop,
-            check=lambda: self._check(push),
-            record=self._record,
+            halt=self.halt,
+            record=self.index.put,
             created=self._created,
         )
-
-    def _check(self, push: Push | None) -> None:
-        if push is not None and (error := push.failed()):
-            raise error
-        if self.stop.is_set():
-            raise Interrupted("the build was stopped")
 
     def _created(self) -> str:
         """Now, or what the build argument SOURCE_DATE_EPOCH says (reproducible-builds.org)."""
@@ -229,7 +232,9 @@ class _Build:
                 by_repository.setdefault((tag.registry, tag.repository), []).append(tag.tag)
             for (registry, repository), tags in by_repository.items():
                 targets.append(Target(RegistryDestination(self.client(registry), repository), tuple(tags)))
-        return Push(targets, self.recorder, self.uploads) if targets else None
+        if not targets:
+            return None
+        return Push(targets, self.recorder, self.uploads, failed=self.halt.because, abandoned=self.halt.event)
 
     def _publish(self, push: Push, plan: Plan, image: BuiltImage, manifest: Manifest) -> None:
         if plan.executes_nothing:
@@ -238,7 +243,7 @@ class _Build:
             for layer in image.chain.layers:
                 if isinstance(layer, KnownLayer):
                     send_known(push, layer, self.span)
-        push.finish(manifest, self.store.source(manifest.config), self.span)
+        push.finish(manifest, StoredBlob(self.store, manifest.config), self.span)
 
     def _layout_tags(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(tag.tag for tag in self.options.tags)) or ("latest",)
@@ -256,11 +261,6 @@ class _Build:
     def _retried(self, retry: Retry) -> None:
         if retry.delay:  # without a delay it is another way to do the same, not a fault
             self.recorder.warn(f"{retry.error}; trying again in {retry.delay:.1f} s")
-
-    def _pool(self, name: str, threads: int) -> ThreadPoolExecutor:
-        pool = ThreadPoolExecutor(threads, thread_name_prefix=name)
-        self.stack.callback(pool.shutdown, wait=True, cancel_futures=True)
-        return pool
 
 
 def _checked_platform(options: BuildOptions) -> Platform:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 
 from ci_plugins.build.chain import Chain, FreshLayer
+from ci_plugins.build.halt import Halt
 from ci_plugins.build.stage import StageBuild, StageResult, Workshop
-from ci_plugins.errors import Interrupted
 from ci_plugins.oci import Descriptor, ImageConfig
 from ci_plugins.plan.planner import Plan
 from ci_plugins.plan.steps import Stage
@@ -36,15 +36,14 @@ def execute(plan: Plan, workshop: Workshop, push: Push | None, labels: Mapping[s
         for planned in plan.stages:
             index = planned.stage.index
             stage = StageBuild(planned, workshop, results, push if index in published else None)
-            results[index] = pool.submit(stage.build)
+            results[index] = pool.submit(_build, stage, workshop.halt)
         try:
-            wait(results.values(), return_when=FIRST_EXCEPTION)
-        finally:
-            # Before the pool waits for its threads: if one failed, or somebody pressed Ctrl-C, the others shall stop.
-            if not all(result.done() and result.exception() is None for result in results.values()):
-                workshop.stop.set()
-    _raise_first(results.values())
-    workshop.check()
+            wait(results.values())
+        except BaseException as error:
+            # Before the pool waits for its threads: somebody pressed Ctrl-C.
+            workshop.halt.because(error)
+            raise
+    workshop.halt.check()
     for result in results.values():
         for _, layer in result.result().made:
             if isinstance(layer, FreshLayer):
@@ -52,11 +51,12 @@ def execute(plan: Plan, workshop: Workshop, push: Push | None, labels: Mapping[s
     return _image(plan, results[plan.target.stage.index].result(), labels)
 
 
-def _raise_first(results: Iterable[Future[StageResult]]) -> None:
-    """The cause, not what it made the other stages do: they are only interrupted."""
-    errors = [error for result in results if (error := result.exception())]
-    for error in sorted(errors, key=lambda error: isinstance(error, Interrupted)):
-        raise error
+def _build(stage: StageBuild, halt: Halt) -> StageResult:
+    try:
+        return stage.build()
+    except BaseException as error:
+        halt.because(error)
+        raise
 
 
 def _ancestry(plan: Plan) -> frozenset[int]:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,6 @@ from pathlib import Path
 from ci_plugins.build.chain import Chain, FreshLayer
 from ci_plugins.cache.layers import LayerCache, NewSnapshot
 from ci_plugins.cache.record import RecordedLayer
-from ci_plugins.errors import Interrupted
 from ci_plugins.events import ActiveSpan, Recorder
 from ci_plugins.layer.adopt import adopt_parents
 from ci_plugins.layer.ahead import Ahead
@@ -27,7 +25,7 @@ from ci_plugins.transfer.push import Push
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerWriter:
-    """Writes the layers of one build. `cancel` stops every stream at its next item."""
+    """Writes the layers of one build."""
 
     store: LocalStore
     layers: LayerCache
@@ -35,7 +33,6 @@ class LayerWriter:
     budget: MemoryBudget
     pool: Executor
     recorder: Recorder
-    cancel: threading.Event
 
     def ahead(self, upper: Path) -> Ahead:
         """Compress what a RUN writes into `upper` while it runs."""
@@ -83,7 +80,7 @@ class LayerWriter:
                 if push is not None:
                     push.stream(spool, step.name, step)
                 layer = stream_layer(
-                    self._until_cancelled(items),
+                    items,
                     compression=self.compression,
                     spool=spool,
                     span=span,
@@ -105,9 +102,3 @@ class LayerWriter:
         if snapshot is not None:
             snapshot.publish(chain_id(below.chain_id(), layer.diff_id))
         return RecordedLayer(layer.descriptor, layer.diff_id, layer.size)
-
-    def _until_cancelled(self, items: Iterable[Item]) -> Iterator[Item]:
-        for item in items:
-            if self.cancel.is_set():
-                raise Interrupted("the build was stopped")
-            yield item

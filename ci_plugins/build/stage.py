@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
@@ -10,6 +9,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 
 from ci_plugins.build.chain import Chain, ChainLayer, FreshLayer, KnownLayer, known_chain
+from ci_plugins.build.halt import Halt
 from ci_plugins.build.layers import LayerWriter
 from ci_plugins.cache.layers import LayerCache, NewSnapshot
 from ci_plugins.cache.record import CacheRecord, RecordedLayer
@@ -43,10 +43,7 @@ class Workshop:
     parent: ActiveSpan
     context: Callable[[], FileTree]
     profile: NetworkProfile
-    #: set when the build cannot succeed any more: running commands are killed, no further step begins
-    stop: threading.Event
-    #: raises what makes it pointless to go on
-    check: Callable[[], None]
+    halt: Halt
     #: stores a record; never raises
     record: Callable[[CacheRecord], None]
     created: Callable[[], str]
@@ -80,7 +77,7 @@ class StageBuild:
         for position, (step, record) in enumerate(zip(self._planned.reused, self._planned.records, strict=True)):
             self._reuse(step, record, position)
         for position, step in enumerate(self._planned.executed, len(self._planned.records)):
-            self._workshop.check()
+            self._workshop.halt.check()
             self._execute(step, position)
         return StageResult(self._chain, tuple(self._made))
 
@@ -143,7 +140,11 @@ class StageBuild:
         layer.written.add_done_callback(lambda done: self._when_written(done, step, created, seconds))
 
     def _when_written(self, done: Future[RecordedLayer], step: Step, created: str, seconds: float) -> None:
-        if not done.cancelled() and done.exception() is None:
+        if done.cancelled():
+            return
+        if error := done.exception():
+            self._workshop.halt.because(error)
+        else:
             self._workshop.record(_record(step, done.result(), created, seconds))
 
     def _work(self, step: Step, span: ActiveSpan, *, keep_files: bool) -> FreshLayer | None:
@@ -177,7 +178,7 @@ class StageBuild:
         )
         with self._workshop.recorder.span("run", step.title, span, command=" ".join(work.argv)) as run:
             with self._workshop.writer.ahead(snapshot.path) as ahead:
-                self._workshop.engine().run(request, run, self._workshop.stop)
+                self._workshop.engine().run(request, run, self._workshop.halt.event)
         return self._write(list(diff_items(snapshot.path)), snapshot, span, extract=False, ahead=ahead)
 
     def _copied(self, work: CopyWork) -> list[Item]:

@@ -6,7 +6,8 @@
     snapshots/by-chain/<hex>        symlink to a complete `data/<random>`
 
 A snapshot gets its name last, by an atomic symlink: what has a name is complete. Directories without a name and
-without a living owner are left-overs of a killed build and removed when the store opens.
+without a living owner are left-overs of a killed build and removed when the store opens. The directory `data` itself
+is locked while a snapshot is made, or left-overs are looked for: no new one is taken for abandoned.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ import fcntl
 import os
 import shutil
 import threading
-import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ci_plugins.errors import CorruptLayer, state_errors
@@ -41,26 +43,21 @@ class LayerCache:
     # -- tables of contents -----------------------------------------------------------------------------------------
 
     def toc(self, diff_id: Digest) -> Toc | None:
-        """None if it is not known here; a damaged one counts as not known."""
+        """None if it is not known here; one that is damaged or cannot be read counts as not known."""
         with self._lock:
             if known := self._loaded.get(diff_id):
                 return known
         try:
             toc = Toc.from_bytes((self._tocs / hex_of(diff_id)).read_bytes())
-        except (FileNotFoundError, CorruptLayer):
+        except (OSError, CorruptLayer):
             return None
         with self._lock:
             return self._loaded.setdefault(diff_id, toc)
-
-    def has_toc(self, diff_id: Digest) -> bool:
-        return diff_id in self._loaded or (self._tocs / hex_of(diff_id)).exists()
 
     def put_toc(self, diff_id: Digest, toc: Toc) -> None:
         path = self._tocs / hex_of(diff_id)
         with self._lock:
             self._loaded[diff_id] = toc
-        if path.exists():
-            return
         temporary = path.with_name(f"{path.name}.{os.urandom(4).hex()}")
         with state_errors(path):
             temporary.write_bytes(toc.to_bytes())
@@ -73,9 +70,14 @@ class LayerCache:
         link = self._chains / hex_of(chain)
         try:
             directory = self._data / os.readlink(link).rpartition("/")[2] / "fs"
-        except FileNotFoundError:
+        except OSError:
             return None
         return directory if directory.is_dir() else None
+
+    def forget_snapshot(self, chain: Digest) -> None:
+        """Take away its name: it is damaged. Who uses it still has it."""
+        with state_errors(self._chains):
+            (self._chains / hex_of(chain)).unlink(missing_ok=True)
 
     def new_snapshot(self) -> NewSnapshot:
         """An empty directory, this build's own until it is published or the cache is closed."""
@@ -93,10 +95,25 @@ class LayerCache:
             new.discard()
 
     def _remove_abandoned(self) -> None:
-        named = {os.readlink(link).rpartition("/")[2] for link in self._chains.iterdir()}
-        for directory in self._data.iterdir():
-            if directory.name not in named and _is_abandoned(directory):
+        named = self._named()
+        suspects = [directory for directory in self._data.iterdir() if directory.name not in named]
+        if not suspects:
+            return
+        with _locked(self._data, fcntl.LOCK_EX):
+            abandoned = [(directory, lock) for directory in suspects if (lock := _try_lock(directory)) is not None]
+        # Again, now that nobody else can name them: an owner may have done so and ended since.
+        named = self._named()
+        for directory, lock in abandoned:
+            if directory.name not in named:
                 shutil.rmtree(directory, ignore_errors=True)
+            os.close(lock)
+
+    def _named(self) -> set[str]:
+        names = set()
+        for link in self._chains.iterdir():
+            with suppress(OSError):  # gone meanwhile, or not a link: then it names nothing
+                names.add(os.readlink(link).rpartition("/")[2])
+        return names
 
 
 class NewSnapshot:
@@ -108,9 +125,10 @@ class NewSnapshot:
         self._chains = chains
         self._published = False
         self._discarded = False
-        (self._directory / "fs").mkdir(parents=True)
-        self._lock = os.open(self._directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        fcntl.flock(self._lock, fcntl.LOCK_EX)
+        with _locked(data, fcntl.LOCK_SH):
+            (self._directory / "fs").mkdir(parents=True)
+            self._lock = os.open(self._directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            fcntl.flock(self._lock, fcntl.LOCK_EX)
 
     @property
     def path(self) -> Path:
@@ -138,18 +156,31 @@ class NewSnapshot:
         os.close(self._lock)
 
 
-def _is_abandoned(directory: Path) -> bool:
-    # A lock that can be taken has no living owner. The age covers the moment between creation and locking.
-    if time.time() - directory.stat().st_mtime < 60:
-        return False
+@contextmanager
+def _locked(directory: Path, how: int) -> Iterator[None]:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        descriptor = os.open(directory / "lock", os.O_RDWR | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return True
+        fcntl.flock(descriptor, how)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _try_lock(directory: Path) -> int | None:
+    """The lock of a snapshot nobody owns; None if somebody does, or it is gone."""
+    try:
+        descriptor = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        return False
-    finally:
         os.close(descriptor)
-    return True
+        return None
+    return descriptor
+
+
+def is_whole(snapshot: Path, toc: Toc) -> bool:
+    """Whether a snapshot has all that its layer puts into the root directory: finds one that was emptied, at the cost
+    of one look."""
+    return {entry.path.partition("/")[0] for entry in toc.entries} - {""} <= set(os.listdir(snapshot))

@@ -9,9 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ci_plugins.cache.record import KEY_VERSION, CacheRecord
-from ci_plugins.cache.store import CacheUnavailable
+from ci_plugins.cache.store import CacheDamaged, CacheUnavailable
 from ci_plugins.oci import Digest
 
+_DAMAGED = (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT)
 #: SQLite's smallest default limit of bound variables is 999.
 _VARIABLES = 900
 
@@ -63,4 +64,15 @@ class SqliteStore:
         try:
             yield
         except (sqlite3.Error, OSError) as error:
-            raise CacheUnavailable(f"the index {self._path} cannot be used: {error}") from error
+            code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+            kind = CacheDamaged if code in _DAMAGED else CacheUnavailable
+            raise kind(f"the index {self._path} cannot be used: {error}") from error
+
+
+def remove_index(path: Path) -> None:
+    """Remove the file of a damaged index, so that the next `SqliteStore` begins a new one. Raises CacheUnavailable."""
+    try:
+        for suffix in ("", "-wal", "-shm"):
+            path.with_name(path.name + suffix).unlink(missing_ok=True)
+    except OSError as error:
+        raise CacheUnavailable(f"the damaged index {path} cannot be removed: {error.strerror}") from error

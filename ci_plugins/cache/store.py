@@ -21,3 +21,7 @@ class CacheStore(Protocol):
 
 class CacheUnavailable(Exception):
     """The index cannot be read or written now. Whoever uses a store warns and goes on without it."""
+
+
+class CacheDamaged(CacheUnavailable):
+    """The index is not one, or its contents are damaged: nothing but starting a new one helps."""

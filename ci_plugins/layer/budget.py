@@ -19,6 +19,7 @@ class MemoryBudget:
             raise ValueError("a memory budget must be positive")
         self.size = size
         self._used = 0
+        self._refusal: BaseException | None = None
         self._changed = threading.Condition()
         self._waiting: deque[object] = deque()
 
@@ -28,19 +29,22 @@ class MemoryBudget:
 
     def try_acquire(self, count: int) -> bool:
         with self._changed:
+            self._check()
             if self._waiting or not self._fits(count):
                 return False
             self._used += count
             return True
 
     def acquire(self, count: int) -> None:
-        """Wait until there is room. More than the whole budget is given to who is alone."""
+        """Wait until there is room. More than the whole budget is given to who is alone. Raises as `refuse` says."""
         ticket = object()
         with self._changed:
             self._waiting.append(ticket)
             try:
+                self._check()
                 while self._waiting[0] is not ticket or not self._fits(count):
                     self._changed.wait()
+                    self._check()
                 self._used += count
             finally:
                 self._waiting.remove(ticket)
@@ -50,6 +54,16 @@ class MemoryBudget:
         with self._changed:
             self._used -= count
             self._changed.notify_all()
+
+    def refuse(self, reason: BaseException) -> None:
+        """From now on, who asks for more or waits for it gets this raised: the way to stop all streams at once."""
+        with self._changed:
+            self._refusal = reason
+            self._changed.notify_all()
+
+    def _check(self) -> None:
+        if self._refusal is not None:
+            raise self._refusal
 
     def _fits(self, count: int) -> bool:
         return self._used == 0 or self._used + count <= self.size

@@ -9,7 +9,7 @@ from concurrent.futures import Executor, Future
 from ci_plugins.dockerfile.instructions import Instruction
 from ci_plugins.errors import CorruptLayer, DockerfileSyntaxError, PlatformNotAvailable, placed
 from ci_plugins.events import ActiveSpan, Recorder
-from ci_plugins.oci import Descriptor, ImageConfig, ImageIndex, Manifest, Platform, Reference
+from ci_plugins.oci import Descriptor, ImageConfig, ImageIndex, Manifest, Platform, Reference, sha256_digest
 from ci_plugins.plan.steps import BaseImage
 from ci_plugins.storage.blob import ImageOrigin
 from ci_plugins.storage.local import LocalStore
@@ -77,10 +77,10 @@ class BaseImages:
         return manifest
 
     def _config(self, reference: Reference, descriptor: Descriptor) -> ImageConfig:
-        if self._store.has(descriptor):
-            raw = self._store.read(descriptor)
-        else:
+        raw = self._store.read(descriptor) if self._store.has(descriptor) else b""
+        if sha256_digest(raw) != descriptor.digest:
             raw = b"".join(self._origin.blob(reference, descriptor))
+            self._store.remove(descriptor.digest)  # if there is one, it is damaged
             self._store.put(raw, descriptor)
         try:
             config = ImageConfig.from_bytes(raw)

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from ci_plugins.cache.layers import LayerCache
-from ci_plugins.errors import CorruptLayer, DigestMismatch, StateError, VerificationError
+from ci_plugins.cache.layers import LayerCache, NewSnapshot, is_whole
+from ci_plugins.errors import CorruptLayer, DigestMismatch, Interrupted, VerificationError
 from ci_plugins.events import ActiveSpan, Recorder
 from ci_plugins.layer.adopt import adopt_parents, copy_up_links
 from ci_plugins.layer.extract import Extracted, extract_layer, read_layer
@@ -22,6 +22,7 @@ from ci_plugins.layer.tree import LayerTree
 from ci_plugins.oci import Descriptor, Digest, Reference, chain_id, hex_of
 from ci_plugins.storage.blob import BlobSource, ImageOrigin
 from ci_plugins.storage.local import LocalStore
+from ci_plugins.transfer.stored import BlobLost, StoredBlob
 
 T = TypeVar("T")
 
@@ -35,10 +36,8 @@ class StoredLayer:
     diff_id: Digest
     parent: StoredLayer | None
     origin: Reference | None
-
-    @property
-    def chain(self) -> Digest:
-        return chain_id(self.parent.chain if self.parent else None, self.diff_id)
+    #: the ChainID of the layer on its parents
+    chain: Digest
 
     def with_parents(self) -> tuple[StoredLayer, ...]:
         """The whole chain, lowest first."""
@@ -51,13 +50,15 @@ def stored_layers(
     """Layers (descriptor, DiffID), lowest first, as a chain on `parent`."""
     chain: list[StoredLayer] = []
     for descriptor, diff_id in layers:
-        parent = StoredLayer(descriptor, diff_id, parent, origin)
+        chain_so_far = chain_id(parent.chain if parent else None, diff_id)
+        parent = StoredLayer(descriptor, diff_id, parent, origin, chain_so_far)
         chain.append(parent)
     return tuple(chain)
 
 
 class LayerFetcher:
-    """Fetches each layer at most once, whoever asks. Thread safe; the methods wait."""
+    """Fetches each layer at most once, whoever asks. Thread safe; the methods wait. `stop` ends all at the next
+    block."""
 
     def __init__(
         self,
@@ -67,9 +68,10 @@ class LayerFetcher:
         recorder: Recorder,
         pool: Executor,
         parent: ActiveSpan,
+        stop: threading.Event,
     ) -> None:
         self._store, self._layers, self._origin = store, layers, origin
-        self._recorder, self._pool, self._parent = recorder, pool, parent
+        self._recorder, self._pool, self._parent, self._stop = recorder, pool, parent, stop
         self._lock = threading.Lock()
         self._blob_locks: dict[Digest, threading.Lock] = {}
         self._snapshots: dict[Digest, Future[Path]] = {}
@@ -81,7 +83,7 @@ class LayerFetcher:
             if not self._store.has(layer.descriptor):
                 for _ in self._download(layer):
                     pass
-        return self._store.source(layer.descriptor)
+        return StoredBlob(self._store, layer.descriptor)
 
     def start_snapshots(self, layers: Sequence[StoredLayer]) -> None:
         """Begin to extract, lowest first: the last thing a layer does is to wait for its parent."""
@@ -114,20 +116,25 @@ class LayerFetcher:
     # -- one layer --------------------------------------------------------------------------------------------------
 
     def _extract(self, layer: StoredLayer) -> Path:
-        known = self._layers.snapshot(layer.chain)
-        if known and self._layers.has_toc(layer.diff_id):
-            return known
-        return self._read(layer, self._extract_from)
+        toc, known = self._layers.toc(layer.diff_id), self._layers.snapshot(layer.chain)
+        if known and toc:
+            if is_whole(known, toc):
+                return known
+            self._recorder.warn(f"the snapshot {known} was damaged and is made anew")
+            self._layers.forget_snapshot(layer.chain)
+        new, extracted = self._read(layer, self._extract_from)
+        # Not before the blob is free for others: a parent may be the same blob.
+        self._take_from_parents(layer, extracted, new.path)
+        self._layers.put_toc(layer.diff_id, extracted.toc)
+        new.publish(layer.chain)
+        return new.path
 
-    def _extract_from(self, layer: StoredLayer, blocks: Iterator[bytes]) -> Path:
+    def _extract_from(self, layer: StoredLayer, blocks: Iterator[bytes]) -> tuple[NewSnapshot, Extracted]:
         new = self._layers.new_snapshot()
         with self._recorder.span("extract", _label(layer), self._parent) as span:
             extracted = extract_layer(blocks, layer.descriptor.media_type, new.path, span=span)
             self._check(layer, extracted, blocks)
-            self._take_from_parents(layer, extracted, new.path)
-        self._layers.put_toc(layer.diff_id, extracted.toc)
-        new.publish(layer.chain)
-        return new.path
+        return new, extracted
 
     def _take_from_parents(self, layer: StoredLayer, extracted: Extracted, root: Path) -> None:
         """Modes of directories the layer only implies, and files of lower layers it has hard links to."""
@@ -154,7 +161,7 @@ class LayerFetcher:
         with self._blob_lock(layer):
             if self._store.has(layer.descriptor):
                 try:
-                    return work(layer, self._store.source(layer.descriptor).blocks())
+                    return work(layer, self._until_stopped(self._store.source(layer.descriptor).blocks()))
                 except VerificationError as error:
                     self._store.remove(layer.descriptor.digest)
                     self._recorder.warn(f"a blob in the state directory was damaged and is removed: {error}")
@@ -177,18 +184,21 @@ class LayerFetcher:
     def _download(self, layer: StoredLayer) -> Iterator[bytes]:
         """The blob's verified bytes, kept in the local store on their way."""
         if layer.origin is None:
-            raise StateError(
-                f"the blob {layer.descriptor.digest} of a reused step is gone from the state directory",
-                remedy="Run the build again: the step that wrote it will be run.",
-            )
+            raise BlobLost(f"the blob {layer.descriptor.digest} of a reused step is gone from the state directory")
         with self._recorder.span("download", _label(layer), self._parent, digest=layer.descriptor.digest) as span:
             with self._store.spool() as spool:
-                for block in self._origin.blob(layer.origin, layer.descriptor):
+                for block in self._until_stopped(self._origin.blob(layer.origin, layer.descriptor)):
                     spool.write(block)
                     span.progress(spool.size, layer.descriptor.size)
                     yield block
                 spool.commit(layer.descriptor)
             span.set(bytes=layer.descriptor.size)
+
+    def _until_stopped(self, blocks: Iterator[bytes]) -> Iterator[bytes]:
+        for block in blocks:
+            if self._stop.is_set():
+                raise Interrupted("the build was stopped")
+            yield block
 
     def _blob_lock(self, layer: StoredLayer) -> threading.Lock:
         with self._lock:

@@ -11,10 +11,11 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Executor, Future, wait
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from ci_plugins.errors import CiPluginsError, Interrupted
 from ci_plugins.events import ActiveSpan, Recorder
-from ci_plugins.oci import Descriptor, Manifest, Reference, hex_of
+from ci_plugins.oci import Descriptor, Digest, Manifest, Reference, hex_of
 from ci_plugins.storage.blob import BlobSource, Destination
 
 
@@ -33,8 +34,12 @@ class Push:
     targets: Sequence[Target]
     recorder: Recorder
     pool: Executor
-    _abandoned: threading.Event = field(default_factory=threading.Event)
+    #: hears at once what made an upload give up
+    failed: Callable[[BaseException], None]
+    #: ends every upload at its next block: the image will not be published
+    abandoned: threading.Event
     _uploads: list[Future[Descriptor]] = field(default_factory=list)
+    _known: set[Digest] = field(default_factory=set)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def stream(self, source: BlobSource, label: str, parent: ActiveSpan) -> None:
@@ -51,18 +56,12 @@ class Push:
     ) -> None:
         """Make sure a known blob is there: it is, or it is mounted from `origin`, or it is sent. `open_blob` fetches
         it when it has to be sent."""
+        with self._lock:
+            if descriptor.digest in self._known:
+                return
+            self._known.add(descriptor.digest)
         for target in self.targets:
             self._submit(self._ensure, target.destination, descriptor, origin, open_blob, parent)
-
-    def abandon(self) -> None:
-        """Stop every upload at its next block: the image will not be published."""
-        self._abandoned.set()
-
-    def failed(self) -> BaseException | None:
-        """What made an upload give up, so that a build can stop early."""
-        with self._lock:
-            done = [upload for upload in self._uploads if upload.done() and not upload.cancelled()]
-        return next((error for upload in done if (error := upload.exception())), None)
 
     def finish(self, manifest: Manifest, config: BlobSource, parent: ActiveSpan) -> None:
         """Wait for every layer, then put config, manifest and tags. Raises the first error of an upload."""
@@ -88,12 +87,18 @@ class Push:
         )
 
     def _submit(self, work: Callable[..., Descriptor], *arguments: object) -> None:
+        upload = self.pool.submit(work, *arguments)
         with self._lock:
-            self._uploads.append(self.pool.submit(work, *arguments))
+            self._uploads.append(upload)
+        upload.add_done_callback(self._tell)
+
+    def _tell(self, upload: Future[Descriptor]) -> None:
+        if error := upload.exception():
+            self.failed(error)
 
     def _send(self, destination: Destination, source: BlobSource, label: str, parent: ActiveSpan) -> Descriptor:
         with self.recorder.span("upload", label, parent, destination=destination.name) as span:
-            descriptor = destination.put_blob(_Abandonable(source, self._abandoned), span)
+            descriptor = destination.put_blob(_Abandonable(source, self.abandoned), span)
             span.set(bytes=descriptor.size, digest=descriptor.digest)
             return descriptor
 
@@ -113,7 +118,7 @@ class Push:
             elif origin is not None and destination.mount_blob(descriptor, origin):
                 span.set(result="mounted")
             else:
-                destination.put_blob(_Abandonable(open_blob(), self._abandoned), span)
+                destination.put_blob(_Abandonable(open_blob(), self.abandoned), span)
                 span.set(bytes=descriptor.size, result="uploaded")
             return descriptor
 
@@ -142,6 +147,11 @@ class _Abandonable:
     @property
     def descriptor(self) -> Descriptor | None:
         return self.source.descriptor
+
+    @property
+    def path(self) -> Path | None:
+        """The file that holds the blob, for destinations that can take it over."""
+        return getattr(self.source, "path", None)
 
     def blocks(self, offset: int = 0) -> Iterator[bytes]:
         for block in self.source.blocks(offset):
