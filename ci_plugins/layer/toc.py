@@ -7,6 +7,7 @@ import sys
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from types import MappingProxyType
 from typing import Any
 
@@ -146,11 +147,8 @@ _REMEDY = "Delete the cached record; it is made again from the layer."
 def sorted_entries(entries: Iterable[Entry], opaque: Iterable[str]) -> tuple[Entry, ...]:
     """The order of `Toc.entries`: by path, an OPAQUE entry for each opaque directory after the directory's own."""
     markers = [Entry(path, EntryType.OPAQUE) for path in opaque]
-    return tuple(sorted([*entries, *markers], key=_order))
-
-
-def _order(entry: Entry) -> tuple[str, bool]:
-    return entry.path, entry.type is EntryType.OPAQUE
+    # Sorting keeps the order of equals: the markers come last.
+    return tuple(sorted([*entries, *markers], key=attrgetter("path")))
 
 
 def _parent(path: str) -> str:
