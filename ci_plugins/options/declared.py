@@ -37,6 +37,7 @@ _IMAGE, _STEPS, _RESULT, _NETWORK, _SPEED, _SHOWN, _GENERAL = (
     "General",
 )
 _REGISTRY = "Registry"
+_CACHE = "Cache"
 
 OPTIONS: tuple[Option, ...] = (
     Option(
@@ -178,6 +179,39 @@ OPTIONS: tuple[Option, ...] = (
         attribute="insecure_registries",
         help="Registry that is spoken to in plain HTTP. Loopback addresses always are.",
         group=_REGISTRY,
+        commands=(BUILD,),
+    ),
+    Option(
+        name="cache",
+        kind=TEXT,
+        default="auto",
+        default_text="auto: with --push the repository of the first --tag",
+        help="Index shared between runners: registry://HOST/REPOSITORY, redis://HOST:PORT/DB, sqlite:PATH, or off.",
+        group=_CACHE,
+        commands=(BUILD,),
+    ),
+    Option(
+        name="cache-scope",
+        kind=TEXT,
+        default="default",
+        help="Line of trust this build writes to and reads first: a branch, a pull request, a fork.",
+        group=_CACHE,
+        commands=(BUILD,),
+    ),
+    Option(
+        name="cache-read",
+        kind=TEXT,
+        shape=Shape.LIST,
+        help="A scope this build may read after its own, the nearest first: the target branch, the default branch.",
+        group=_CACHE,
+        commands=(BUILD,),
+    ),
+    Option(
+        name="prefer",
+        kind=one_of("auto", "pull", "rebuild"),
+        default="auto",
+        help="What to do with a known step whose files a later RUN needs: fetch them, run it again, or what is quicker.",
+        group=_CACHE,
         commands=(BUILD,),
     ),
     Option(

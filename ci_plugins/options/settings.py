@@ -49,6 +49,11 @@ class BuildOptions:
     progress: Literal["auto", "tty", "plain"]
     quiet: bool
     report_dir: Path | None
+    #: URL of the shared index, "auto" or "off"
+    cache: str
+    cache_scope: str
+    cache_read: tuple[str, ...]
+    prefer: Literal["auto", "pull", "rebuild"]
     compression: Literal["gzip", "zstd"]
     #: None: the compressor's own default
     compression_level: int | None
