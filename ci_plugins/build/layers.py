@@ -100,5 +100,5 @@ class LayerWriter:
                 ahead.close()
         self.layers.put_toc(layer.diff_id, layer.toc)
         if snapshot is not None:
-            snapshot.publish(chain_id(below.chain_id(), layer.diff_id))
+            snapshot.publish(chain_id(below.chain_id(), layer.diff_id), layer.toc)
         return RecordedLayer(layer.descriptor, layer.diff_id, layer.size)

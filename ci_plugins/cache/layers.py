@@ -74,11 +74,6 @@ class LayerCache:
             return None
         return directory if directory.is_dir() else None
 
-    def forget_snapshot(self, chain: Digest) -> None:
-        """Take away its name: it is damaged. Who uses it still has it."""
-        with state_errors(self._chains):
-            (self._chains / hex_of(chain)).unlink(missing_ok=True)
-
     def new_snapshot(self) -> NewSnapshot:
         """An empty directory, this build's own until it is published or the cache is closed."""
         with state_errors(self._data):
@@ -134,16 +129,19 @@ class NewSnapshot:
     def path(self) -> Path:
         return self._directory / "fs"
 
-    def publish(self, chain: Digest) -> None:
-        """Name it. If another build was quicker, its snapshot keeps the name and this one stays until discarded."""
+    def publish(self, chain: Digest, toc: Toc) -> None:
+        """Name it. If another build was quicker, its snapshot keeps the name and this one stays until discarded; one
+        that does not hold what `toc` says loses it."""
+        name, target = self._chains / hex_of(chain), f"../data/{self._directory.name}"
         with state_errors(self._chains):
             try:
-                os.symlink(f"../data/{self._directory.name}", self._chains / hex_of(chain))
+                os.symlink(target, name)
             except FileExistsError:
-                if (self._chains / hex_of(chain) / "fs").is_dir():
+                if is_whole(name / "fs", toc):
                     return
-                os.unlink(self._chains / hex_of(chain))  # it points to nothing: somebody removed its directory
-                os.symlink(f"../data/{self._directory.name}", self._chains / hex_of(chain))
+                temporary = self._chains.parent / f"{self._directory.name}.link"  # read once it is in its place
+                os.symlink(target, temporary)
+                os.replace(temporary, name)
         self._published = True
 
     def discard(self) -> None:
@@ -181,6 +179,10 @@ def _try_lock(directory: Path) -> int | None:
 
 
 def is_whole(snapshot: Path, toc: Toc) -> bool:
-    """Whether a snapshot has all that its layer puts into the root directory: finds one that was emptied, at the cost
-    of one look."""
-    return {entry.path.partition("/")[0] for entry in toc.entries} - {""} <= set(os.listdir(snapshot))
+    """Whether a snapshot has all that its layer puts into the root directory: finds one that is gone or was emptied,
+    at the cost of one look."""
+    try:
+        names = set(os.listdir(snapshot))
+    except OSError:
+        return False
+    return {entry.path.partition("/")[0] for entry in toc.entries} - {""} <= names

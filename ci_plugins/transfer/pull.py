@@ -121,12 +121,11 @@ class LayerFetcher:
             if is_whole(known, toc):
                 return known
             self._recorder.warn(f"the snapshot {known} was damaged and is made anew")
-            self._layers.forget_snapshot(layer.chain)
         new, extracted = self._read(layer, self._extract_from)
         # Not before the blob is free for others: a parent may be the same blob.
         self._take_from_parents(layer, extracted, new.path)
         self._layers.put_toc(layer.diff_id, extracted.toc)
-        new.publish(layer.chain)
+        new.publish(layer.chain, extracted.toc)
         return new.path
 
     def _extract_from(self, layer: StoredLayer, blocks: Iterator[bytes]) -> tuple[NewSnapshot, Extracted]:
