@@ -133,12 +133,12 @@ def test_a_base_of_forty_layers(
         for n in range(40)
     )
     base = context_of(tmp_path / "base", f"FROM {base_image}\nRUN mkdir -m 750 -p /deep/down\n{layers}")
-    cli.build(base, tag=f"{registry.host}/forty-{twice}/base:1")
+    cli.build(base, tag=f"{registry.host}/forty-{int(twice)}/base:1")
     empty = Cli(cli.home, tmp_path / "empty")
     context = context_of(
-        tmp_path / "context", f"FROM {registry.host}/forty-{twice}/base:1\nRUN stat -c %a /deep/down > /mode\n"
+        tmp_path / "context", f"FROM {registry.host}/forty-{int(twice)}/base:1\nRUN stat -c %a /deep/down > /mode\n"
     )
-    tag = f"{registry.host}/forty-{twice}/app:1"
+    tag = f"{registry.host}/forty-{int(twice)}/app:1"
     start(empty, context, tag).succeed(LIMIT)
     assert file_of(tag, "mode", tmp_path / "image") == "750\n"
 
