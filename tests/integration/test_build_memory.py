@@ -52,7 +52,7 @@ def test_memory_is_bounded(
     half = mebibytes // 2
     (context / "Dockerfile").write_text(
         f"FROM {base_image} AS run\nRUN dd if=/dev/urandom of=/random bs=1M count={half}"
-        f" && yes some text that is compressible | head -c {half}M > /text\n"
+        f" && yes some text that is compressible | head -c {half << 20} > /text\n"
         f"FROM {base_image} AS copy\nCOPY large /large\nRUN wc -c /large > /size\n"
     )
     figures = []
