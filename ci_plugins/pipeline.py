@@ -100,7 +100,14 @@ class _Build:
         self.streams = ThreadPoolExecutor(4, thread_name_prefix="layer")
         stack.callback(self._end)
         self.fetcher = LayerFetcher(
-            self.store, self.layers, self.origin, recorder, self.fetches, span, stop=self.halt.event
+            self.store,
+            self.layers,
+            self.origin,
+            recorder,
+            self.fetches,
+            span,
+            stop=self.halt.event,
+            tocs=lambda wanted: {},
         )
         self.context = cache(lambda: Context.open(options.context, self.dockerfile_path))
 
@@ -205,6 +212,7 @@ class _Build:
             context=self.context,
             profile=NetworkProfile(self.options.ca_certificates, {**host_proxies(os.environ), **self.options.run_env}),
             halt=self.halt,
+            base_tocs={},
             record=self.index.put,
             created=self._created,
         )

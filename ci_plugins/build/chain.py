@@ -32,7 +32,6 @@ class KnownLayer:
 
     layer: StoredLayer
     fetcher: LayerFetcher
-    size: int = 0
 
     def toc(self) -> Toc:
         return self.fetcher.toc(self.layer)
@@ -41,7 +40,7 @@ class KnownLayer:
         return self.fetcher.snapshot(self.layer)
 
     def recorded(self) -> RecordedLayer:
-        return RecordedLayer(self.layer.descriptor, self.layer.diff_id, self.size)
+        return self.layer.layer
 
 
 @dataclass(frozen=True, slots=True)

@@ -98,7 +98,7 @@ class LayerWriter:
         finally:
             if ahead is not None:
                 ahead.close()
-        self.layers.put_toc(layer.diff_id, layer.toc)
+        toc = self.layers.put_toc(layer.diff_id, layer.toc)
         if snapshot is not None:
             snapshot.publish(chain_id(below.chain_id(), layer.diff_id), layer.toc)
-        return RecordedLayer(layer.descriptor, layer.diff_id, layer.size)
+        return RecordedLayer(layer.descriptor, layer.diff_id, layer.size, toc)

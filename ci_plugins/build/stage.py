@@ -23,7 +23,7 @@ from ci_plugins.layer.diff import diff_items
 from ci_plugins.layer.entry import Item
 from ci_plugins.layer.tree import LayerTree
 from ci_plugins.layer.users import User, resolve_owner, resolve_user
-from ci_plugins.oci import History
+from ci_plugins.oci import Descriptor, Digest, History, Reference
 from ci_plugins.plan.planner import PlannedStage
 from ci_plugins.plan.steps import BaseImage, CopyWork, RunWork, Step, WorkdirWork
 from ci_plugins.sandbox.network_profile import NetworkProfile
@@ -44,6 +44,8 @@ class Workshop:
     context: Callable[[], FileTree]
     profile: NetworkProfile
     halt: Halt
+    #: DiffID of a base image's layer → the blob of its table of contents in the shared store
+    base_tocs: Mapping[Digest, Descriptor]
     #: stores a record; never raises
     record: Callable[[CacheRecord], None]
     created: Callable[[], str]
@@ -57,8 +59,9 @@ class StageResult:
     made: tuple[tuple[History, ChainLayer | None], ...]
 
 
-def image_chain(image: BaseImage, fetcher: LayerFetcher) -> Chain:
-    return known_chain(Chain(), stored_layers(image.layers, image.reference), fetcher)
+def image_chain(image: BaseImage, workshop: Workshop) -> Chain:
+    layers = [RecordedLayer(*layer, size=0, toc=workshop.base_tocs.get(layer[1])) for layer in image.layers]
+    return known_chain(Chain(), stored_layers(layers, image.reference), workshop.fetcher)
 
 
 class StageBuild:
@@ -89,10 +92,10 @@ class StageBuild:
             below = self._results[base].result()
             self._chain, self._made = below.chain, list(below.made)
         elif base is not None:
-            self._chain = image_chain(base, self._workshop.fetcher)
+            self._chain = image_chain(base, self._workshop)
             for layer in self._chain.layers:
                 self._send_known(layer, self._workshop.parent)
-        self._fetch(self._chain.layers, as_files=self._planned.base_files)
+        self._fetch(self._chain.layers, as_files=self._planned.run_on_base)
 
     def _reuse(self, step: Step, record: CacheRecord, position: int) -> None:
         with self._step_span(step, state="cached") as span:
@@ -100,11 +103,11 @@ class StageBuild:
             if record.layer is not None:
                 below = [known.layer for known in self._chain.layers if isinstance(known, KnownLayer)]
                 parent = below[-1] if below else None
-                stored = stored_layers([(record.layer.descriptor, record.layer.diff_id)], None, parent)
-                layer = KnownLayer(stored[0], self._workshop.fetcher, record.layer.size)
+                stored = stored_layers([record.layer], _origin(record), parent)
+                layer = KnownLayer(stored[0], self._workshop.fetcher)
                 self._chain = self._chain.push(layer)
                 self._send_known(layer, span)
-                self._fetch([layer], as_files=position < self._planned.files_until)
+                self._fetch([layer], as_files=position < self._planned.run_until)
             self._made.append((_history(step, record.created, layer), layer))
 
     def _fetch(self, layers: Sequence[ChainLayer], *, as_files: bool) -> None:
@@ -129,7 +132,7 @@ class StageBuild:
             return
         with self._step_span(step, state="ran") as span:
             began = time.perf_counter()
-            layer = self._work(step, span, keep_files=position < self._planned.files_until)
+            layer = self._work(step, span, keep_files=position < self._planned.keep_until)
             seconds = time.perf_counter() - began
         self._made.append((_history(step, created, layer), layer))
         if layer is None:
@@ -201,7 +204,7 @@ class StageBuild:
         if work.origin is None:
             return self._workshop.context()
         if isinstance(work.origin, BaseImage):
-            chain = image_chain(work.origin, self._workshop.fetcher)
+            chain = image_chain(work.origin, self._workshop)
             self._workshop.fetcher.start_snapshots(
                 [known.layer for known in chain.layers if isinstance(known, KnownLayer)]
             )
@@ -256,6 +259,11 @@ def send_known(push: Push, known: KnownLayer, parent: ActiveSpan) -> None:
 
 def _history(step: Step, created: str, layer: ChainLayer | None) -> History:
     return History(step.created_by, created, comment="ci-plugins", empty_layer=layer is None)
+
+
+def _origin(record: CacheRecord) -> Reference | None:
+    """A repository that has the record's blobs."""
+    return Reference.parse(record.repositories[0]) if record.repositories else None
 
 
 def _record(step: Step, layer: RecordedLayer | None, created: str, seconds: float) -> CacheRecord:

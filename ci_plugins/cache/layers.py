@@ -21,8 +21,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ci_plugins.errors import CorruptLayer, state_errors
-from ci_plugins.layer.toc import Toc
-from ci_plugins.oci import Digest, hex_of
+from ci_plugins.layer.toc import MEDIA_TYPE, Toc
+from ci_plugins.oci import Descriptor, Digest, hex_of, sha256_digest
 
 
 class LayerCache:
@@ -54,14 +54,24 @@ class LayerCache:
         with self._lock:
             return self._loaded.setdefault(diff_id, toc)
 
-    def put_toc(self, diff_id: Digest, toc: Toc) -> None:
+    def put_toc(self, diff_id: Digest, toc: Toc) -> Descriptor:
+        """Keep it; returns the blob it is in a shared store."""
+        data = toc.to_bytes()
         path = self._tocs / hex_of(diff_id)
         with self._lock:
             self._loaded[diff_id] = toc
         temporary = path.with_name(f"{path.name}.{os.urandom(4).hex()}")
         with state_errors(path):
-            temporary.write_bytes(toc.to_bytes())
+            temporary.write_bytes(data)
             os.replace(temporary, path)
+        return Descriptor(MEDIA_TYPE, sha256_digest(data), len(data))
+
+    def toc_bytes(self, diff_id: Digest) -> bytes | None:
+        """As it was kept, for a shared store; None if it is not known here."""
+        try:
+            return (self._tocs / hex_of(diff_id)).read_bytes()
+        except OSError:
+            return None
 
     # -- snapshots --------------------------------------------------------------------------------------------------
 

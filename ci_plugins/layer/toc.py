@@ -14,6 +14,8 @@ from typing import Any
 from ci_plugins.errors import CorruptLayer
 from ci_plugins.layer.entry import Entry, EntryType
 
+#: of a table of contents as a blob
+MEDIA_TYPE = "application/vnd.ci-plugins.toc.v1+zstd"
 #: Files whose contents are kept in a TOC: users and groups are looked up by name without a pull.
 KEPT = frozenset({"etc/passwd", "etc/group"})
 #: A kept file is held in memory whole; a larger one is not a user database.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-_STEP_CACHE = "Leave it out: finished steps are kept in the --state directory and found there by themselves."
+_STEP_CACHE = "Use --cache URL: finished steps are shared through it; with --push that is the repository itself."
 _ATTEST = "Leave it out: images carry no attestations yet; sign or attest the pushed digest with a tool such as cosign."
 _LIMITS = "Leave it out: RUN steps have the limits of the machine; limit the CI job instead."
 _BUILDER = "Leave it out: there is no builder or daemon; steps run right here on runc or crun."

@@ -84,7 +84,8 @@ class Evaluator:
         self._check_platform(from_.platform, parsed.from_)
         base, state = self._root(from_.image, parsed)
         root_key = state.key
-        triggers = state.config.config.get("OnBuild") or () if isinstance(base, BaseImage) else ()
+        # of a base image, and of an earlier stage too, as in BuildKit
+        triggers = state.config.config.get("OnBuild") or ()
         state.config = state.config.with_config(OnBuild=None) if triggers else state.config
         for text in triggers:
             self._add(parse_instruction(text, parsed.from_.location), parsed, state)

@@ -1,4 +1,4 @@
-"""The plan: which steps are reused, which are executed, and which stages are needed at all."""
+"""The plan: which steps are reused, which are executed, and which stages and files are needed at all."""
 
 from __future__ import annotations
 
@@ -14,14 +14,16 @@ from ci_plugins.plan.steps import CopyWork, RunWork, Stage, Step
 class PlannedStage:
     """A stage that has to be walked: its first `len(records)` steps are reused, the others executed.
 
-    `files_until`: the layers of that many leading steps are needed as files on this machine, because a RUN stands on
-    them or a COPY --from reads them; `base_files`: so are the layers the stage stands on.
+    `run_until`: a RUN stands on the layers of that many leading steps, so their files are wanted as soon as possible;
+    `run_on_base`: and on those the stage stands on. `keep_until`: the files of that many leading steps may be read,
+    by a RUN or a COPY --from: what is executed anyway keeps them at hand, what is reused fetches them when asked.
     """
 
     stage: Stage
     records: tuple[CacheRecord, ...]
-    files_until: int
-    base_files: bool
+    run_until: int
+    keep_until: int
+    run_on_base: bool
 
     @property
     def reused(self) -> Sequence[Step]:
@@ -34,14 +36,20 @@ class PlannedStage:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Stages in an order in which they can be built."""
+    """Stages in an order in which they can be built. `hits`: how many leading steps of a stage have a usable record,
+    also where `reuse` decided to run some of them again."""
 
     stages: tuple[PlannedStage, ...]
     target: PlannedStage
+    hits: Mapping[int, int]
 
     @property
     def executes_nothing(self) -> bool:
         return not any(planned.executed for planned in self.stages)
+
+
+#: Of the leading steps of a stage that have records, how many to reuse: (stage, records) → count.
+Reuse = Callable[[Stage, Sequence[CacheRecord]], int]
 
 
 def make_plan(
@@ -49,6 +57,7 @@ def make_plan(
     target: Stage,
     records: Mapping[Digest, CacheRecord],
     usable: Callable[[CacheRecord], bool],
+    reuse: Reuse = lambda stage, records: len(records),
 ) -> Plan:
     """Decide for every step.
 
@@ -56,15 +65,18 @@ def make_plan(
     a later record alone is not enough, for its layer was made on top of files that would now be made again.
     """
     by_index = {stage.index: stage for stage in stages}
+    hits: dict[int, int] = {}
     reused: dict[int, tuple[CacheRecord, ...]] = {}
     for stage in stages:
-        reused[stage.index] = _leading_hits(stage, by_index, reused, records, usable)
+        found = _leading_hits(stage, by_index, reused, records, usable)
+        hits[stage.index] = len(found)
+        reused[stage.index] = found[: reuse(stage, found)]
     needed = _needed(target, by_index, reused)
     files = _files(needed, reused)
     planned = tuple(
         PlannedStage(stage, reused[stage.index], *files[stage.index]) for stage in stages if stage.index in needed
     )
-    return Plan(planned, next(item for item in planned if item.stage.index == target.index))
+    return Plan(planned, next(item for item in planned if item.stage.index == target.index), hits)
 
 
 def _leading_hits(
@@ -102,20 +114,24 @@ def _needed(
     return needed
 
 
-def _files(needed: Mapping[int, Stage], reused: Mapping[int, tuple[CacheRecord, ...]]) -> dict[int, tuple[int, bool]]:
-    """stage index → (files_until, base_files). Later stages are looked at first: they ask for what they stand on."""
-    whole: set[int] = set()  # stages all of whose layers are wanted as files
-    result: dict[int, tuple[int, bool]] = {}
+def _files(
+    needed: Mapping[int, Stage], reused: Mapping[int, tuple[CacheRecord, ...]]
+) -> dict[int, tuple[int, int, bool]]:
+    """stage index → (run_until, keep_until, run_on_base). Later stages first: they ask for what they stand on."""
+    stood_on: set[int] = set()  # stages that a RUN of a later one stands on
+    read: set[int] = set()  # stages that are copied from
+    result: dict[int, tuple[int, int, bool]] = {}
     for index in sorted(needed, reverse=True):
         stage = needed[index]
-        first = len(reused[index])
+        first, last = len(reused[index]), len(stage.steps)
         runs = [n for n, step in enumerate(stage.steps) if n >= first and isinstance(step.work, RunWork)]
-        wanted = index in whole
-        until = len(stage.steps) if wanted else runs[-1] if runs else 0
-        result[index] = (until, wanted or bool(runs))
-        if isinstance(stage.base, int) and (wanted or runs):
-            whole.add(stage.base)
+        run_until = last if index in stood_on else runs[-1] if runs else 0
+        run_on_base = index in stood_on or bool(runs)
+        result[index] = (run_until, last if index in read else run_until, run_on_base)
+        if isinstance(stage.base, int):
+            stood_on |= {stage.base} if run_on_base else set()
+            read |= {stage.base} if index in read else set()
         for step in stage.steps[first:]:
             if isinstance(step.work, CopyWork) and isinstance(step.work.origin, int):
-                whole.add(step.work.origin)
+                read.add(step.work.origin)
     return result

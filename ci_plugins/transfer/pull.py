@@ -6,14 +6,16 @@ One stream a layer: download → verify → local store, and on the way decompre
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 from ci_plugins.cache.layers import LayerCache, NewSnapshot, is_whole
-from ci_plugins.errors import CorruptLayer, DigestMismatch, Interrupted, VerificationError
+from ci_plugins.cache.record import RecordedLayer
+from ci_plugins.errors import CorruptLayer, DigestMismatch, ImageNotFound, Interrupted, VerificationError
 from ci_plugins.events import ActiveSpan, Recorder
 from ci_plugins.layer.adopt import adopt_parents, copy_up_links
 from ci_plugins.layer.extract import Extracted, extract_layer, read_layer
@@ -27,17 +29,28 @@ from ci_plugins.transfer.stored import BlobLost, StoredBlob
 T = TypeVar("T")
 
 
+#: Asks the shared store for tables of contents: (blob, repositories that may hold it) → what it has, by digest.
+TocSource = Callable[[Sequence[tuple[Descriptor, Sequence[str]]]], Mapping[Digest, bytes]]
+
+
 @dataclass(frozen=True, slots=True)
 class StoredLayer:
-    """A layer that was written before, on its parents. `origin` is a repository that has its blob, None if only the
-    local store can have it."""
+    """A layer that was written before, on its parents. `origin` is a repository that has its blob and that of its
+    table of contents, None if only this machine can have them."""
 
-    descriptor: Descriptor
-    diff_id: Digest
+    layer: RecordedLayer
     parent: StoredLayer | None
     origin: Reference | None
     #: the ChainID of the layer on its parents
     chain: Digest
+
+    @property
+    def descriptor(self) -> Descriptor:
+        return self.layer.descriptor
+
+    @property
+    def diff_id(self) -> Digest:
+        return self.layer.diff_id
 
     def with_parents(self) -> tuple[StoredLayer, ...]:
         """The whole chain, lowest first."""
@@ -45,13 +58,12 @@ class StoredLayer:
 
 
 def stored_layers(
-    layers: Sequence[tuple[Descriptor, Digest]], origin: Reference | None, parent: StoredLayer | None = None
+    layers: Sequence[RecordedLayer], origin: Reference | None, parent: StoredLayer | None = None
 ) -> tuple[StoredLayer, ...]:
-    """Layers (descriptor, DiffID), lowest first, as a chain on `parent`."""
+    """Layers, lowest first, as a chain on `parent`."""
     chain: list[StoredLayer] = []
-    for descriptor, diff_id in layers:
-        chain_so_far = chain_id(parent.chain if parent else None, diff_id)
-        parent = StoredLayer(descriptor, diff_id, parent, origin, chain_so_far)
+    for layer in layers:
+        parent = StoredLayer(layer, parent, origin, chain_id(parent.chain if parent else None, layer.diff_id))
         chain.append(parent)
     return tuple(chain)
 
@@ -69,8 +81,9 @@ class LayerFetcher:
         pool: Executor,
         parent: ActiveSpan,
         stop: threading.Event,
+        tocs: TocSource,
     ) -> None:
-        self._store, self._layers, self._origin = store, layers, origin
+        self._store, self._layers, self._origin, self._shared_tocs = store, layers, origin, tocs
         self._recorder, self._pool, self._parent, self._stop = recorder, pool, parent, stop
         self._lock = threading.Lock()
         self._blob_locks: dict[Digest, threading.Lock] = {}
@@ -86,25 +99,31 @@ class LayerFetcher:
         return StoredBlob(self._store, layer.descriptor)
 
     def start_snapshots(self, layers: Sequence[StoredLayer]) -> None:
-        """Begin to extract, lowest first: the last thing a layer does is to wait for its parent."""
+        """Begin to extract."""
         for layer in layers:
             self._once(self._snapshots, layer.chain, self._extract, layer)
 
     def start_tocs(self, layers: Sequence[StoredLayer]) -> None:
-        for layer in layers:
-            self._once(self._tocs, layer.diff_id, self._toc, layer)
+        """Begin to find out what they hold: from the shared store, in one go, or else from the layers themselves."""
+        with self._lock:
+            wanted = [one for one in layers if one.diff_id not in self._tocs and not self._layers.toc(one.diff_id)]
+            if not wanted:
+                return
+            answer = self._pool.submit(self._ask, wanted)
+            for layer in wanted:
+                self._tocs[layer.diff_id] = self._pool.submit(self._toc_of, layer, answer)
 
     def snapshot(self, layer: StoredLayer) -> Path:
-        self.start_snapshots(layer.with_parents())
+        self.start_snapshots([layer])
         return self._snapshots[layer.chain].result()
 
     def toc(self, layer: StoredLayer) -> Toc:
-        if extracting := self._snapshots.get(layer.chain):
-            extracting.result()
         if known := self._layers.toc(layer.diff_id):
             return known
+        if extracting := self._snapshots.get(layer.chain):
+            extracting.result()
         self.start_tocs([layer])
-        return self._tocs[layer.diff_id].result()
+        return self._layers.toc(layer.diff_id) or self._tocs[layer.diff_id].result()
 
     def _once(
         self, futures: dict[Digest, Future[T]], key: Digest, work: Callable[[StoredLayer], T], layer: StoredLayer
@@ -122,9 +141,9 @@ class LayerFetcher:
                 return known
             self._recorder.warn(f"the snapshot {known} was damaged and is made anew")
         new, extracted = self._read(layer, self._extract_from)
+        self._layers.put_toc(layer.diff_id, extracted.toc)
         # Not before the blob is free for others: a parent may be the same blob.
         self._take_from_parents(layer, extracted, new.path)
-        self._layers.put_toc(layer.diff_id, extracted.toc)
         new.publish(layer.chain, extracted.toc)
         return new.path
 
@@ -136,14 +155,36 @@ class LayerFetcher:
         return new, extracted
 
     def _take_from_parents(self, layer: StoredLayer, extracted: Extracted, root: Path) -> None:
-        """Modes of directories the layer only implies, and files of lower layers it has hard links to."""
+        """Modes of directories the layer only implies, and files of lower layers it has hard links to.
+
+        Nothing here waits for other work of the pool, which may stand behind this one.
+        """
         if layer.parent is None or not (extracted.implied or extracted.missing_links):
             return
         below = layer.parent.with_parents()
-        snapshots = [self._snapshots[parent.chain].result() for parent in below]
-        tree = LayerTree([self.toc(parent) for parent in below])
-        adopt_parents(root, extracted.implied, tree.entry)
-        copy_up_links(root, extracted.missing_links, lambda path: _file_below(tree, snapshots, path))
+        tree = LayerTree([self._toc(parent) for parent in below])
+        made = copy_up_links(root, extracted.missing_links, lambda path: self._file_below(below, tree, path))
+        adopt_parents(root, (*extracted.implied, *made), tree.entry)
+
+    def _file_below(self, below: Sequence[StoredLayer], tree: LayerTree, path: str) -> Path | None:
+        found = tree.lookup(path)
+        if found is None:
+            return None
+        snapshot = self._layers.snapshot(below[found.layer].chain) or self._extract(below[found.layer])
+        return snapshot / found.first_name
+
+    def _ask(self, layers: Sequence[StoredLayer]) -> Mapping[Digest, bytes]:
+        wanted = [(one.layer.toc, (_repository(one.origin),)) for one in layers if one.layer.toc and one.origin]
+        return self._shared_tocs(wanted) if wanted else {}
+
+    def _toc_of(self, layer: StoredLayer, answer: Future[Mapping[Digest, bytes]]) -> Toc:
+        if layer.layer.toc and (data := answer.result().get(layer.layer.toc.digest)):
+            with suppress(CorruptLayer):
+                toc = Toc.from_bytes(data)
+                self._layers.put_toc(layer.diff_id, toc)
+                return toc
+            self._recorder.warn(f"the stored table of contents of layer {layer.descriptor.digest} is damaged")
+        return self._toc(layer)
 
     def _toc(self, layer: StoredLayer) -> Toc:
         return self._layers.toc(layer.diff_id) or self._read(layer, self._toc_from)
@@ -183,8 +224,14 @@ class LayerFetcher:
     def _download(self, layer: StoredLayer) -> Iterator[bytes]:
         """The blob's verified bytes, kept in the local store on their way."""
         if layer.origin is None:
-            raise BlobLost(f"the blob {layer.descriptor.digest} of a reused step is gone from the state directory")
-        with self._recorder.span("download", _label(layer), self._parent, digest=layer.descriptor.digest) as span:
+            raise BlobLost(
+                f"the blob {layer.descriptor.digest} of a reused step is gone from the state directory",
+                layer.descriptor.digest,
+            )
+        with (
+            self._found(layer),
+            self._recorder.span("download", _label(layer), self._parent, digest=layer.descriptor.digest) as span,
+        ):
             with self._store.spool() as spool:
                 for block in self._until_stopped(self._origin.blob(layer.origin, layer.descriptor)):
                     spool.write(block)
@@ -192,6 +239,17 @@ class LayerFetcher:
                     yield block
                 spool.commit(layer.descriptor)
             span.set(bytes=layer.descriptor.size)
+
+    @contextmanager
+    def _found(self, layer: StoredLayer) -> Iterator[None]:
+        """A blob that a record promises and its repository does not have is lost; a base image's is an error."""
+        try:
+            yield
+        except ImageNotFound as error:
+            if layer.layer.size:
+                message = f"the blob {layer.descriptor.digest} of a reused step is gone from {layer.origin}"
+                raise BlobLost(message, layer.descriptor.digest) from error
+            raise
 
     def _until_stopped(self, blocks: Iterator[bytes]) -> Iterator[bytes]:
         for block in blocks:
@@ -208,6 +266,5 @@ def _label(layer: StoredLayer) -> str:
     return hex_of(layer.descriptor.digest)[:12]
 
 
-def _file_below(tree: LayerTree, snapshots: Sequence[Path], path: str) -> Path | None:
-    found = tree.lookup(path)
-    return snapshots[found.layer] / found.first_name if found else None
+def _repository(reference: Reference) -> str:
+    return f"{reference.registry}/{reference.repository}"

@@ -7,15 +7,19 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ci_plugins.errors import SizeMismatch, StateError
-from ci_plugins.oci import Descriptor
+from ci_plugins.oci import Descriptor, Digest
 from ci_plugins.storage.local import LocalStore
 
 
 class BlobLost(StateError):
-    """A blob that only the local store had is missing or damaged there. It is removed: in another build the step that
-    wrote it is not reused, but run."""
+    """The blob of a reused step is not where its record says, or damaged in the local store, from where it is removed:
+    in another build the step that wrote it is not reused, but run."""
 
     default_remedy = "Run the build again: the step that wrote it will be run."
+
+    def __init__(self, message: str, digest: Digest) -> None:
+        super().__init__(message)
+        self.digest = digest
 
 
 class StoredBlob:
@@ -52,4 +56,6 @@ class StoredBlob:
 
     def _lost(self) -> BlobLost:
         self._store.remove(self._descriptor.digest)
-        return BlobLost(f"the blob {self._descriptor.digest} was damaged in the state directory")
+        return BlobLost(
+            f"the blob {self._descriptor.digest} was damaged in the state directory", self._descriptor.digest
+        )

@@ -255,21 +255,21 @@ STAGES = "FROM base AS a\nRUN a1\nRUN a2\nFROM base AS b\nRUN b1\nFROM a\nCOPY -
 @pytest.mark.parametrize(
     ("known", "expected"),
     [
-        # known steps → stage: (reused, executed, files_until, base_files)
-        (0, {"a": (0, 2, 2, True), "b": (0, 1, 1, True), "stage-2": (0, 3, 1, True)}),
-        (1, {"a": (1, 1, 2, True), "b": (0, 1, 1, True), "stage-2": (0, 3, 1, True)}),
-        (3, {"a": (2, 0, 2, True), "b": (1, 0, 1, True), "stage-2": (0, 3, 1, True)}),
-        (4, {"a": (2, 0, 2, True), "stage-2": (1, 2, 1, True)}),
-        (5, {"a": (2, 0, 0, False), "stage-2": (2, 1, 0, False)}),
-        (6, {"a": (2, 0, 0, False), "stage-2": (3, 0, 0, False)}),
+        # known steps → stage: (reused, executed, run_until, keep_until, run_on_base)
+        (0, {"a": (0, 2, 2, 2, True), "b": (0, 1, 0, 1, True), "stage-2": (0, 3, 1, 1, True)}),
+        (1, {"a": (1, 1, 2, 2, True), "b": (0, 1, 0, 1, True), "stage-2": (0, 3, 1, 1, True)}),
+        (3, {"a": (2, 0, 2, 2, True), "b": (1, 0, 0, 1, False), "stage-2": (0, 3, 1, 1, True)}),
+        (4, {"a": (2, 0, 2, 2, True), "stage-2": (1, 2, 1, 1, True)}),
+        (5, {"a": (2, 0, 0, 0, False), "stage-2": (2, 1, 0, 0, False)}),
+        (6, {"a": (2, 0, 0, 0, False), "stage-2": (3, 0, 0, 0, False)}),
     ],
 )
 def test_the_first_miss_decides_and_only_what_runs_needs_files(
-    build: Build, known: int, expected: dict[str, tuple[int, int, int, bool]]
+    build: Build, known: int, expected: dict[str, tuple[int, int, int, int, bool]]
 ) -> None:
     plan = build.plan(STAGES, known)
     assert {
-        item.stage.name: (len(item.reused), len(item.executed), item.files_until, item.base_files)
+        item.stage.name: (len(item.reused), len(item.executed), item.run_until, item.keep_until, item.run_on_base)
         for item in plan.stages
     } == expected
     assert plan.executes_nothing == (known == 6)
