@@ -212,7 +212,7 @@ class _Build:
             context=self.context,
             profile=NetworkProfile(self.options.ca_certificates, {**host_proxies(os.environ), **self.options.run_env}),
             halt=self.halt,
-            base_tocs={},
+            roots={},
             record=self.index.put,
             created=self._created,
         )

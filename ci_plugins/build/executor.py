@@ -11,7 +11,6 @@ from ci_plugins.build.halt import Halt
 from ci_plugins.build.stage import StageBuild, StageResult, Workshop
 from ci_plugins.oci import Descriptor, ImageConfig
 from ci_plugins.plan.planner import Plan
-from ci_plugins.plan.steps import Stage
 from ci_plugins.transfer.push import Push
 
 
@@ -30,7 +29,7 @@ class BuiltImage:
 def execute(plan: Plan, workshop: Workshop, push: Push | None, labels: Mapping[str, str]) -> BuiltImage:
     """Build every stage of the plan. Returns once all steps are done and all layers are written; uploads may still be
     under way. Raises the first error; layers of finished steps are written and recorded all the same."""
-    published = _ancestry(plan)
+    published = {stage.index for stage in plan.ancestry()}
     results: dict[int, Future[StageResult]] = {}
     with ThreadPoolExecutor(max_workers=len(plan.stages), thread_name_prefix="stage") as pool:
         for planned in plan.stages:
@@ -57,17 +56,6 @@ def _build(stage: StageBuild, halt: Halt) -> StageResult:
     except BaseException as error:
         halt.because(error)
         raise
-
-
-def _ancestry(plan: Plan) -> frozenset[int]:
-    """The target and the stages it stands on: their layers are the image's."""
-    by_index = {planned.stage.index: planned.stage for planned in plan.stages}
-    stage: Stage | None = plan.target.stage
-    found: set[int] = set()
-    while stage is not None:
-        found.add(stage.index)
-        stage = by_index[stage.base] if isinstance(stage.base, int) else None
-    return frozenset(found)
 
 
 def _image(plan: Plan, result: StageResult, labels: Mapping[str, str]) -> BuiltImage:

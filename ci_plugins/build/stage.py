@@ -23,7 +23,7 @@ from ci_plugins.layer.diff import diff_items
 from ci_plugins.layer.entry import Item
 from ci_plugins.layer.tree import LayerTree
 from ci_plugins.layer.users import User, resolve_owner, resolve_user
-from ci_plugins.oci import Descriptor, Digest, History, Reference
+from ci_plugins.oci import Digest, History, Reference
 from ci_plugins.plan.planner import PlannedStage
 from ci_plugins.plan.steps import BaseImage, CopyWork, RunWork, Step, WorkdirWork
 from ci_plugins.sandbox.network_profile import NetworkProfile
@@ -44,8 +44,8 @@ class Workshop:
     context: Callable[[], FileTree]
     profile: NetworkProfile
     halt: Halt
-    #: DiffID of a base image's layer → the blob of its table of contents in the shared store
-    base_tocs: Mapping[Digest, Descriptor]
+    #: manifest of a base image → its record, which knows where its tables of contents are
+    roots: Mapping[Digest, CacheRecord]
     #: stores a record; never raises
     record: Callable[[CacheRecord], None]
     created: Callable[[], str]
@@ -60,8 +60,11 @@ class StageResult:
 
 
 def image_chain(image: BaseImage, workshop: Workshop) -> Chain:
-    layers = [RecordedLayer(*layer, size=0, toc=workshop.base_tocs.get(layer[1])) for layer in image.layers]
-    return known_chain(Chain(), stored_layers(layers, image.reference), workshop.fetcher)
+    root = workshop.roots.get(image.digest)
+    tocs = {layer.diff_id: layer.toc for layer in root.base} if root else {}
+    layers = [RecordedLayer(blob, diff_id, 0, tocs.get(diff_id)) for blob, diff_id in image.layers]
+    stored = stored_layers(layers, image.reference, root.repositories if root else ())
+    return known_chain(Chain(), stored, workshop.fetcher)
 
 
 class StageBuild:
@@ -103,7 +106,7 @@ class StageBuild:
             if record.layer is not None:
                 below = [known.layer for known in self._chain.layers if isinstance(known, KnownLayer)]
                 parent = below[-1] if below else None
-                stored = stored_layers([record.layer], _origin(record), parent)
+                stored = stored_layers([record.layer], _origin(record), record.repositories, parent)
                 layer = KnownLayer(stored[0], self._workshop.fetcher)
                 self._chain = self._chain.push(layer)
                 self._send_known(layer, span)

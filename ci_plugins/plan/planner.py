@@ -47,6 +47,21 @@ class Plan:
     def executes_nothing(self) -> bool:
         return not any(planned.executed for planned in self.stages)
 
+    def ancestry(self) -> tuple[Stage, ...]:
+        """The stages whose layers are the image's: the target and what it stands on, lowest first."""
+        by_index = {planned.stage.index: planned.stage for planned in self.stages}
+        stage = self.target.stage
+        found = [stage]
+        while isinstance(stage.base, int):
+            stage = by_index[stage.base]
+            found.insert(0, stage)
+        return tuple(found)
+
+    def path(self) -> tuple[Digest, ...]:
+        """The image's path through the forest: keys from the root to the last step."""
+        stages = self.ancestry()
+        return (stages[0].root_key, *(step.key for stage in stages for step in stage.steps))
+
 
 #: Of the leading steps of a stage that have records, how many to reuse: (stage, records) → count.
 Reuse = Callable[[Stage, Sequence[CacheRecord]], int]

@@ -35,12 +35,13 @@ TocSource = Callable[[Sequence[tuple[Descriptor, Sequence[str]]]], Mapping[Diges
 
 @dataclass(frozen=True, slots=True)
 class StoredLayer:
-    """A layer that was written before, on its parents. `origin` is a repository that has its blob and that of its
-    table of contents, None if only this machine can have them."""
+    """A layer that was written before, on its parents. `origin` is a repository that has its blob, None if only this
+    machine can have it; `toc_repositories` may have that of its table of contents."""
 
     layer: RecordedLayer
     parent: StoredLayer | None
     origin: Reference | None
+    toc_repositories: tuple[str, ...]
     #: the ChainID of the layer on its parents
     chain: Digest
 
@@ -58,12 +59,16 @@ class StoredLayer:
 
 
 def stored_layers(
-    layers: Sequence[RecordedLayer], origin: Reference | None, parent: StoredLayer | None = None
+    layers: Sequence[RecordedLayer],
+    origin: Reference | None,
+    toc_repositories: tuple[str, ...],
+    parent: StoredLayer | None = None,
 ) -> tuple[StoredLayer, ...]:
     """Layers, lowest first, as a chain on `parent`."""
     chain: list[StoredLayer] = []
     for layer in layers:
-        parent = StoredLayer(layer, parent, origin, chain_id(parent.chain if parent else None, layer.diff_id))
+        chain_so_far = chain_id(parent.chain if parent else None, layer.diff_id)
+        parent = StoredLayer(layer, parent, origin, toc_repositories, chain_so_far)
         chain.append(parent)
     return tuple(chain)
 
@@ -174,7 +179,7 @@ class LayerFetcher:
         return snapshot / found.first_name
 
     def _ask(self, layers: Sequence[StoredLayer]) -> Mapping[Digest, bytes]:
-        wanted = [(one.layer.toc, (_repository(one.origin),)) for one in layers if one.layer.toc and one.origin]
+        wanted = [(one.layer.toc, one.toc_repositories) for one in layers if one.layer.toc]
         return self._shared_tocs(wanted) if wanted else {}
 
     def _toc_of(self, layer: StoredLayer, answer: Future[Mapping[Digest, bytes]]) -> Toc:
@@ -264,7 +269,3 @@ class LayerFetcher:
 
 def _label(layer: StoredLayer) -> str:
     return hex_of(layer.descriptor.digest)[:12]
-
-
-def _repository(reference: Reference) -> str:
-    return f"{reference.registry}/{reference.repository}"

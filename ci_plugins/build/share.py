@@ -1,0 +1,101 @@
+"""What a build leaves for other runners: records whose blobs are in a repository everybody reads.
+
+After the image is published. Nothing here can fail a build: what cannot be shared is said and left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from ci_plugins.cache.layers import LayerCache
+from ci_plugins.cache.record import CacheRecord, ImageRecord, RecordedLayer
+from ci_plugins.cache.store import CacheStore
+from ci_plugins.layer.toc import MEDIA_TYPE
+from ci_plugins.oci import Descriptor, Digest, sha256_digest
+from ci_plugins.plan.planner import Plan, PlannedStage
+from ci_plugins.plan.steps import BaseImage
+
+
+@dataclass(frozen=True, slots=True)
+class Sharing:
+    """Where to: records to `store` in `scope`; their blobs are, or will be, in `repository` ("host/name")."""
+
+    store: CacheStore
+    scope: str
+    repository: str
+
+
+def unshared_layers(plan: Plan, records: Mapping[Digest, CacheRecord], sharing: Sharing) -> Iterator[CacheRecord]:
+    """Records whose layers are no part of the image and not in the repository yet: those of other stages."""
+    image = frozenset(step.key for stage in plan.ancestry() for step in stage.steps)
+    for planned in plan.stages:
+        for step in planned.stage.steps:
+            record = records.get(step.key)
+            if step.key not in image and record and record.layer and sharing.repository not in record.repositories:
+                yield record
+
+
+def share(
+    plan: Plan,
+    records: Mapping[Digest, CacheRecord],
+    roots: Mapping[Digest, CacheRecord],
+    images: Sequence[ImageRecord],
+    layers: LayerCache,
+    sharing: Sharing,
+) -> int:
+    """Write what the store does not have yet; `records` are all of this build's, by key, reused and new ones. Every
+    layer of theirs is in the repository. Returns how many records were new."""
+    new = [
+        replace(record, scope=sharing.scope, repositories=_with(record.repositories, sharing.repository))
+        for planned in plan.stages
+        for step in planned.stage.steps
+        if (record := records.get(step.key)) and sharing.repository not in record.repositories
+    ]
+    new_roots = [root for planned in plan.stages if (root := _root(planned, roots, layers, sharing))]
+    if new or new_roots:
+        sharing.store.put_tocs(_tocs([*new_roots, *new], layers))
+        sharing.store.put([*new_roots, *new], images)
+    return len(new)
+
+
+def _root(
+    planned: PlannedStage, roots: Mapping[Digest, CacheRecord], layers: LayerCache, sharing: Sharing
+) -> CacheRecord | None:
+    """The record of a base image whose layers' contents are known by now; None where there is nothing new to say."""
+    base = planned.stage.base
+    if not isinstance(base, BaseImage) or base.digest in roots:
+        return None
+    known = [_with_toc(blob, diff_id, layers) for blob, diff_id in base.layers]
+    recorded = tuple(layer for layer in known if layer)
+    if len(recorded) < len(known):
+        return None
+    return CacheRecord(
+        key=planned.stage.root_key,
+        parent=None,
+        instruction=f"FROM {base.name}",
+        layer=None,
+        created=base.config.created,
+        seconds=0.0,
+        scope=sharing.scope,
+        repositories=(sharing.repository,),
+        base=recorded,
+        inputs={"image": base.name, "manifest": base.digest},
+    )
+
+
+def _with_toc(blob: Descriptor, diff_id: Digest, layers: LayerCache) -> RecordedLayer | None:
+    data = layers.toc_bytes(diff_id)
+    if data is None:
+        return None
+    return RecordedLayer(blob, diff_id, 0, Descriptor(MEDIA_TYPE, sha256_digest(data), len(data)))
+
+
+def _tocs(records: Sequence[CacheRecord], layers: LayerCache) -> dict[Digest, bytes]:
+    recorded = [layer for record in records for layer in (*record.base, record.layer) if layer and layer.toc]
+    found = {layer.toc.digest: layers.toc_bytes(layer.diff_id) for layer in recorded if layer.toc}
+    return {digest: data for digest, data in found.items() if data is not None}
+
+
+def _with(repositories: tuple[str, ...], repository: str) -> tuple[str, ...]:
+    return (repository, *repositories)
