@@ -19,16 +19,18 @@ from ci_plugins.plan.steps import BaseImage
 
 @dataclass(frozen=True, slots=True)
 class Sharing:
-    """Where to: records to `store` in `scope`; their blobs are, or will be, in `repository` ("host/name")."""
+    """Where to: records to `store` in `scope`; their blobs are, or will be, in `repository` ("host/name"). `has_image`:
+    the image itself is pushed there."""
 
     store: CacheStore
     scope: str
     repository: str
+    has_image: bool
 
 
-def unshared_layers(plan: Plan, records: Mapping[Digest, CacheRecord], sharing: Sharing) -> Iterator[CacheRecord]:
-    """Records whose layers are no part of the image and not in the repository yet: those of other stages."""
-    image = frozenset(step.key for stage in plan.ancestry() for step in stage.steps)
+def layers_to_send(plan: Plan, records: Mapping[Digest, CacheRecord], sharing: Sharing) -> Iterator[CacheRecord]:
+    """Records whose layers are not in the repository yet: those of stages that are no part of the image, or all."""
+    image = {step.key for stage in plan.ancestry() for step in stage.steps} if sharing.has_image else set()
     for planned in plan.stages:
         for step in planned.stage.steps:
             record = records.get(step.key)

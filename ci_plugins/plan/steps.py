@@ -8,6 +8,7 @@ from typing import Literal
 
 from ci_plugins.dockerfile.instructions import Instruction
 from ci_plugins.layer.copy_request import CopyRequest
+from ci_plugins.mounts.spec import MountSpec
 from ci_plugins.oci import Descriptor, Digest, ImageConfig, Manifest, Reference
 
 Network = Literal["host", "none"]
@@ -33,6 +34,14 @@ class BaseImage:
 
 
 @dataclass(frozen=True, slots=True)
+class CacheMount:
+    """A cache mount of a RUN. `origin` is the stage's index or the image that a new one is filled from."""
+
+    spec: MountSpec
+    origin: int | BaseImage | None
+
+
+@dataclass(frozen=True, slots=True)
 class RunWork:
     """RUN: what the container executes. `files` are executable files that exist for the command only, by path: a
     heredoc that begins with `#!`."""
@@ -41,6 +50,7 @@ class RunWork:
     environment: Mapping[str, str]
     network: Network
     files: Mapping[str, bytes]
+    mounts: tuple[CacheMount, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +71,18 @@ class WorkdirWork:
 
 
 Work = RunWork | CopyWork | WorkdirWork
+
+
+def stages_read(work: Work | None) -> tuple[int, ...]:
+    """Indexes of the stages a step takes files from, besides what it stands on."""
+    match work:
+        case CopyWork():
+            origins: tuple[int | BaseImage | None, ...] = (work.origin,)
+        case RunWork():
+            origins = tuple(mount.origin for mount in work.mounts)
+        case _:
+            origins = ()
+    return tuple(origin for origin in origins if isinstance(origin, int))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,6 +128,5 @@ class Stage:
 
     @property
     def copy_origins(self) -> frozenset[int]:
-        """Indexes of the stages that any step copies from."""
-        works = [step.work for step in self.steps]
-        return frozenset(w.origin for w in works if isinstance(w, CopyWork) and isinstance(w.origin, int))
+        """Indexes of the stages that any step takes files from."""
+        return frozenset(origin for step in self.steps for origin in stages_read(step.work))

@@ -67,16 +67,21 @@ class Push:
         """Wait for every layer, then put config, manifest and tags. Raises the first error of an upload."""
         for target in self.targets:
             self._submit(self._send, target.destination, config, "config", parent)
+        uploads = self.wait()
+        self._check_complete(manifest, uploads)
+        puts = [self.pool.submit(self._publish, target, manifest, parent) for target in self.targets]
+        for put in puts:
+            put.result()
+
+    def wait(self) -> list[Future[Descriptor]]:
+        """Until every blob is confirmed. Raises the first error of an upload."""
         with self._lock:
             uploads = list(self._uploads)
         wait(uploads, return_when=FIRST_EXCEPTION)
         for upload in uploads:
             if upload.done():
                 upload.result()
-        self._check_complete(manifest, uploads)
-        puts = [self.pool.submit(self._publish, target, manifest, parent) for target in self.targets]
-        for put in puts:
-            put.result()
+        return uploads
 
     def up_to_date(self, manifest: Manifest) -> bool:
         """Every tag points to this manifest already: nothing is to be done."""
