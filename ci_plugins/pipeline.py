@@ -15,9 +15,9 @@ from ci_plugins.build.executor import BuiltImage, execute
 from ci_plugins.build.halt import Halt
 from ci_plugins.build.layers import LayerWriter
 from ci_plugins.build.stage import Workshop, send_known
-from ci_plugins.cache.index import LocalIndex
 from ci_plugins.cache.layers import LayerCache
-from ci_plugins.cache.record import CacheRecord
+from ci_plugins.cache.open import open_chain
+from ci_plugins.cache.record import DEFAULT_SCOPE, CacheRecord
 from ci_plugins.context import Context
 from ci_plugins.dockerfile.predefined import PROXY_ARGS
 from ci_plugins.dockerfile.stages import load_dockerfile
@@ -92,7 +92,7 @@ class _Build:
         self.store = LocalStore(options.state)
         self.layers = LayerCache(options.state)
         stack.callback(self.layers.close)
-        self.index = LocalIndex(options.state / "index.sqlite", recorder.warn)
+        self.index = open_chain(options.state / "index.sqlite", None, recorder.warn)
         stack.callback(self.index.close)
         self.client = cache(self._client)
         self.origin = RegistryOrigin(self.client)
@@ -182,7 +182,7 @@ class _Build:
             self.recorder.warn(f"--build-arg {', '.join(unused)}: no ARG of this name, the value is not used")
         stages = evaluator.evaluated()
         keys = [step.key for stage in stages for step in stage.steps]
-        records = {} if self.options.no_cache else self.index.lookup(keys)
+        records = {} if self.options.no_cache else self.index.lookup(keys, [DEFAULT_SCOPE])
         return make_plan(stages, target, records, self._usable)
 
     def _usable(self, record: CacheRecord) -> bool:
@@ -213,7 +213,7 @@ class _Build:
             profile=NetworkProfile(self.options.ca_certificates, {**host_proxies(os.environ), **self.options.run_env}),
             halt=self.halt,
             roots={},
-            record=self.index.put,
+            record=lambda record: self.index.put([record]),
             created=self._created,
         )
 

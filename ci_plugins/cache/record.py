@@ -104,7 +104,7 @@ class CacheRecord:
                 base=tuple(RecordedLayer.from_json(layer) for layer in value.get("base") or ()),
                 inputs={str(name): str(item) for name, item in (value.get("inputs") or {}).items()},
             )
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise ValueError(f"not a cache record: {text[:200]!r}") from error
 
 
@@ -130,5 +130,5 @@ class ImageRecord:
             value = json.loads(text)
             keys = tuple(parse_digest(key) for key in value["keys"])
             return cls(name, parse_digest(value["manifest"]), keys, str(value["created"]), scope)
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise ValueError(f"not an image record: {text[:200]!r}") from error

@@ -28,6 +28,7 @@ class CacheStore(Protocol):
 
     Thread safe. A method raises CacheUnavailable when the store cannot be asked; what is damaged or of another
     KEY_VERSION counts as absent. `put` of what is there replaces it; concurrent writers lose nothing of each other.
+    It raises RecordsLeftOut, once all others are stored, for records that this store cannot hold.
     """
 
     @property
@@ -78,3 +79,11 @@ class CacheUnavailable(Exception):
 
 class CacheDamaged(CacheUnavailable):
     """The index will never be readable again: it is not what it should be."""
+
+
+class RecordsLeftOut(CacheUnavailable):
+    """`put` stored what it could; some records cannot be in this store, and the message says why. The store works."""
+
+    def __init__(self, message: str, count: int) -> None:
+        super().__init__(message)
+        self.count = count

@@ -34,17 +34,17 @@ def test_records_come_back_as_they_were(tmp_path: Path) -> None:
     store = SqliteStore(tmp_path / "index.sqlite")
     records = [record(0), record(1), record(2, layer=False)]
     store.put(records)
-    assert store.lookup([item.key for item in records]) == {item.key: item for item in records}
+    assert store.lookup([item.key for item in records], ["default"]) == {item.key: item for item in records}
     store.close()
     reopened = SqliteStore(tmp_path / "index.sqlite")
-    assert reopened.lookup([records[1].key, sha256_digest(b"unknown")]) == {records[1].key: records[1]}
+    assert reopened.lookup([records[1].key, sha256_digest(b"unknown")], ["default"]) == {records[1].key: records[1]}
 
 
 def test_a_lookup_takes_more_keys_than_a_query_takes_variables(tmp_path: Path) -> None:
     store = SqliteStore(tmp_path / "index.sqlite")
     records = [record(number) for number in range(2500)]
     store.put(records)
-    assert store.lookup([item.key for item in records]).keys() == {item.key for item in records}
+    assert store.lookup([item.key for item in records], ["default"]).keys() == {item.key for item in records}
 
 
 def test_damaged_records_and_other_versions_are_absent(tmp_path: Path) -> None:
@@ -54,7 +54,7 @@ def test_damaged_records_and_other_versions_are_absent(tmp_path: Path) -> None:
     with sqlite3.connect(path) as other:
         other.execute("UPDATE records SET record = '{' WHERE key = ?", (record(1).key,))
         other.execute("UPDATE records SET version = version + 1 WHERE key = ?", (record(2).key,))
-    assert store.lookup([record(number).key for number in (1, 2, 3)]) == {record(3).key: record(3)}
+    assert store.lookup([record(number).key for number in (1, 2, 3)], ["default"]) == {record(3).key: record(3)}
 
 
 def test_a_file_that_is_no_database_is_unavailable(tmp_path: Path) -> None:
@@ -76,7 +76,7 @@ def test_writers_in_many_threads_and_two_connections(tmp_path: Path) -> None:
     for thread in threads:
         thread.join()
     keys: list[Digest] = [record(number).key for offset in (0, 41, 100, 141) for number in range(offset, offset + 40)]
-    assert stores[0].lookup(keys).keys() == set(keys)
+    assert stores[0].lookup(keys, ["default"]).keys() == set(keys)
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"parent": 3}', '{"parent": null, "instruction": "x"}'])
