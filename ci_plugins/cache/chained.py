@@ -73,6 +73,10 @@ class ChainedStore:
         if records or images:
             self._both(lambda store: store.put(records, images), records=len(records), requests=bool(images))
 
+    def put_local(self, records: Sequence[CacheRecord]) -> None:
+        """On this machine only: what no other can use yet, because its blobs are here."""
+        self._local.ask(lambda store: store.put(records), None, records=len(records))
+
     def children(self, key: Digest, scopes: Sequence[str]) -> tuple[CacheRecord, ...]:
         answers = self._each(lambda store: store.children(key, scopes), ())
         return newest_first(_first_of_each(record for answer in answers for record in answer))
