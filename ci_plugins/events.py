@@ -15,6 +15,8 @@ Span kinds and their attributes (all optional, bytes are counts of bytes):
     download  a blob from a registry          bytes, digest
     extract   tar to snapshot                 bytes, entries
     upload    a blob to a destination         bytes, digest, destination, result ("uploaded", "exists", "mounted")
+    mount     a cache mount: wait for it,     action ("wait", "restore", "save"), bytes, entries, sent_bytes, result
+              bring it here, send it away
     manifest  a manifest or tag put           destination, tag
 
 Parents: everything hangs below "build"; "run", "layer" and the "upload" of a step's layer below their "step", which

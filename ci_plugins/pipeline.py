@@ -5,15 +5,16 @@ from __future__ import annotations
 import os
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 from ci_plugins.build.chain import KnownLayer
 from ci_plugins.build.executor import BuiltImage, execute
 from ci_plugins.build.halt import Halt
 from ci_plugins.build.layers import LayerWriter
+from ci_plugins.build.share import Sharing, layers_to_send, share
 from ci_plugins.build.stage import Workshop, send_known
 from ci_plugins.cache.layers import LayerCache
 from ci_plugins.cache.open import open_chain
@@ -26,11 +27,14 @@ from ci_plugins.errors import Interrupted, PlatformNotAvailable
 from ci_plugins.events import ActiveSpan, Recorder
 from ci_plugins.layer.budget import MemoryBudget
 from ci_plugins.layer.compress import Compression
-from ci_plugins.oci import Descriptor, Digest, Manifest, Platform
+from ci_plugins.mounts.manager import MountManager
+from ci_plugins.oci import Descriptor, Digest, Manifest, Platform, Reference
 from ci_plugins.options.settings import BuildOptions
 from ci_plugins.plan.evaluate import Evaluator, Inputs
+from ci_plugins.plan.keys import base_key
 from ci_plugins.plan.planner import Plan, make_plan
-from ci_plugins.plan.steps import RunWork
+from ci_plugins.plan.steps import RunWork, Stage
+from ci_plugins.plan.weigh import Rates, Weigher
 from ci_plugins.sandbox.network_profile import NetworkProfile, host_proxies
 from ci_plugins.storage.local import LocalStore
 from ci_plugins.storage.oci_layout import OciLayout
@@ -67,25 +71,33 @@ def build(options: BuildOptions, recorder: Recorder) -> BuildResult:
     platform = _checked_platform(options)
     names = [str(tag) for tag in options.tags]
     with recorder.span("build", ", ".join(names) or str(options.context), platform=str(platform)) as span:
-        for _ in range(_FRESH_STARTS):
+        lost: set[Digest] = set()
+        for attempt in range(_FRESH_STARTS + 1):
             try:
-                return _build(options, recorder, span, platform)
-            except BlobLost as lost:
-                recorder.warn(f"{lost.message}; the build begins again without it")
-        return _build(options, recorder, span, platform)
-
-
-def _build(options: BuildOptions, recorder: Recorder, span: ActiveSpan, platform: Platform) -> BuildResult:
-    with ExitStack() as stack:
-        return _Build(options, recorder, span, platform, stack).run()
+                with ExitStack() as stack:
+                    return _Build(options, recorder, span, platform, stack, lost).run()
+            except BlobLost as error:
+                if attempt == _FRESH_STARTS:
+                    raise
+                recorder.warn(f"{error.message}; the build begins again without it")
+                lost.add(error.digest)
+        raise AssertionError("the last attempt returns or raises")
 
 
 class _Build:
     """One build: the backends it uses, and the order in which it uses them."""
 
     def __init__(
-        self, options: BuildOptions, recorder: Recorder, span: ActiveSpan, platform: Platform, stack: ExitStack
+        self,
+        options: BuildOptions,
+        recorder: Recorder,
+        span: ActiveSpan,
+        platform: Platform,
+        stack: ExitStack,
+        lost: set[Digest],
     ) -> None:
+        #: blobs that records promise and nobody has
+        self.lost = lost
         self.options, self.recorder, self.span, self.platform, self.stack = options, recorder, span, platform, stack
         self.halt = Halt(self._halted)
         self.budget = MemoryBudget(options.memory_budget)
@@ -107,8 +119,9 @@ class _Build:
             self.fetches,
             span,
             stop=self.halt.event,
-            tocs=lambda wanted: {},
+            tocs=self.cache.tocs,
         )
+        self.mounts = MountManager(options.state / "mounts", options.cache_mounts, recorder)
         self.context = cache(lambda: Context.open(options.context, self.dockerfile_path))
 
     def run(self) -> BuildResult:
@@ -131,6 +144,7 @@ class _Build:
         manifest = self._store_image(image)
         if push is not None:
             self._publish(push, plan, image, manifest)
+        self._share(plan, manifest)
         return manifest
 
     # -- the end ----------------------------------------------------------------------------------------------------
@@ -207,6 +221,7 @@ class _Build:
             writer=writer,
             layers=self.layers,
             fetcher=self.fetcher,
+            mounts=self.mounts,
             recorder=self.recorder,
             parent=self.span,
             context=self.context,

@@ -23,9 +23,12 @@ from ci_plugins.layer.diff import diff_items
 from ci_plugins.layer.entry import Item
 from ci_plugins.layer.tree import LayerTree
 from ci_plugins.layer.users import User, resolve_owner, resolve_user
+from ci_plugins.mounts.manager import MountManager
+from ci_plugins.mounts.seed import seed_items
+from ci_plugins.mounts.spec import MountRequest
 from ci_plugins.oci import Digest, History, Reference
 from ci_plugins.plan.planner import PlannedStage
-from ci_plugins.plan.steps import BaseImage, CopyWork, RunWork, Step, WorkdirWork
+from ci_plugins.plan.steps import BaseImage, CacheMount, CopyWork, RunWork, Step, WorkdirWork
 from ci_plugins.sandbox.network_profile import NetworkProfile
 from ci_plugins.transfer.pull import LayerFetcher, stored_layers
 from ci_plugins.transfer.push import Push
@@ -39,6 +42,7 @@ class Workshop:
     writer: LayerWriter
     layers: LayerCache
     fetcher: LayerFetcher
+    mounts: MountManager
     recorder: Recorder
     parent: ActiveSpan
     context: Callable[[], FileTree]
@@ -182,10 +186,18 @@ class StageBuild:
             profile=self._workshop.profile,
             files=work.files,
         )
-        with self._workshop.recorder.span("run", step.title, span, command=" ".join(work.argv)) as run:
-            with self._workshop.writer.ahead(snapshot.path) as ahead:
-                self._workshop.engine().run(request, run, self._workshop.halt.event)
+        requests, halted = [self._mount(mount) for mount in work.mounts], self._workshop.halt.event
+        with self._workshop.mounts.lease(requests, span, halted) as binds:
+            with self._workshop.recorder.span("run", step.title, span, command=" ".join(work.argv)) as run:
+                with self._workshop.writer.ahead(snapshot.path) as ahead:
+                    self._workshop.engine().run(replace(request, binds=binds), run, halted)
         return self._write(list(diff_items(snapshot.path)), snapshot, span, extract=False, ahead=ahead)
+
+    def _mount(self, mount: CacheMount) -> MountRequest:
+        origin = mount.origin
+        if origin is None:
+            return MountRequest(mount.spec)
+        return MountRequest(mount.spec, lambda: seed_items(self._files_of(origin), mount.spec.source))
 
     def _copied(self, work: CopyWork) -> list[Item]:
         tree = self._current_tree()
@@ -193,7 +205,7 @@ class StageBuild:
         if work.chown:
             owner = resolve_owner(work.chown, tree.read_kept("etc/passwd"), tree.read_kept("etc/group"))
             request = replace(request, owner=owner)
-        return copy_items(request, self._origin(work), tree)
+        return copy_items(request, self._files_of(work.origin), tree)
 
     def _made_directory(self, step: Step, work: WorkdirWork) -> list[Item]:
         tree = self._current_tree()
@@ -203,16 +215,16 @@ class StageBuild:
     def _user(self, step: Step, tree: LayerTree) -> User:
         return resolve_user(step.before.user, tree.read_kept("etc/passwd"), tree.read_kept("etc/group"))
 
-    def _origin(self, work: CopyWork) -> FileTree:
-        if work.origin is None:
+    def _files_of(self, origin: int | BaseImage | None) -> FileTree:
+        if origin is None:
             return self._workshop.context()
-        if isinstance(work.origin, BaseImage):
-            chain = image_chain(work.origin, self._workshop)
+        if isinstance(origin, BaseImage):
+            chain = image_chain(origin, self._workshop)
             self._workshop.fetcher.start_snapshots(
                 [known.layer for known in chain.layers if isinstance(known, KnownLayer)]
             )
         else:
-            chain = self._results[work.origin].result().chain
+            chain = self._results[origin].result().chain
         return ImageTree(chain.tree(), lambda number: chain.layers[number].files())
 
     def _write(

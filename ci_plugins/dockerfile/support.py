@@ -22,8 +22,11 @@ def unsupported(instruction: Instruction) -> str | None:
 
 
 def _run(run: Run) -> str | None:
-    if run.mounts:
-        return f"RUN --mount=type={run.mounts[0].type}"
+    for mount in run.mounts:
+        if mount.type != "cache":
+            return f"RUN --mount=type={mount.type}"
+        if mount.get("source") and not mount.get("from"):
+            return "RUN --mount=type=cache with source= and without from="
     if run.security == "insecure":
         return "RUN --security=insecure"
     return "RUN --device" if run.devices else None

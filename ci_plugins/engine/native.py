@@ -16,7 +16,7 @@ from ci_plugins.engine.scratch import Scratch
 from ci_plugins.errors import ConfigError, EngineUnavailable, Interrupted, SandboxError, state_errors
 from ci_plugins.events import ActiveSpan, Recorder
 from ci_plugins.layer.users import User
-from ci_plugins.sandbox.bundle import DEFAULT_PATH, Mount, Process, file_mount, runtime_config
+from ci_plugins.sandbox.bundle import DEFAULT_PATH, Mount, Process, directory_mount, file_mount, runtime_config
 from ci_plugins.sandbox.container import Container, Exited, Outcome, link_overlay, remove_containers
 from ci_plugins.sandbox.graft import MountPoint, copy_attributes, graft_directory, graft_mount_points
 from ci_plugins.sandbox.runtime import Runtime, find_runtime
@@ -111,12 +111,14 @@ def _prepare(request: RunRequest, directory: Path) -> int:
     with state_errors(directory):
         mount_points = directory / "mount-points"
         mount_points.mkdir()
-        resolved = graft_mount_points(union, _MOUNT_POINTS, mount_points)
+        targets = [MountPoint(bind.target, is_directory=True) for bind in request.binds]
+        resolved = graft_mount_points(union, (*_MOUNT_POINTS, *targets), mount_points)
         _prepare_upper(request, union)
         needed = any(mount_points.iterdir())
         lowers = (mount_points, *request.lowers) if needed else request.lowers
         link_overlay(directory, lowers, request.upper)
-        mounts = _file_mounts(request, resolved, directory / "files")
+        mounts = [directory_mount(b.source, resolved[b.target], readonly=b.readonly) for b in request.binds]
+        mounts += _file_mounts(request, resolved, directory / "files")
         process = Process(request.argv, _environment(request), request.working_dir, request.user)
         config = runtime_config(directory / "rootfs", process, request.hostname, request.network == "none", mounts)
         (directory / "config.json").write_text(json.dumps(config), encoding="utf-8")

@@ -11,6 +11,7 @@ from typing import Literal, Protocol
 from ci_plugins.errors import StepFailed
 from ci_plugins.events import ActiveSpan
 from ci_plugins.layer.users import User
+from ci_plugins.mounts.bind import Bind
 from ci_plugins.sandbox.network_profile import NetworkProfile
 
 Network = Literal["host", "none"]
@@ -23,7 +24,8 @@ class RunRequest:
     `lowers` are snapshots, topmost first. `upper` is an empty directory that receives exactly what the command
     changed, in overlayfs' own form (whiteouts, opaque directories); it must be on a file system that allows that, the
     same as the engine's scratch directory. `environment` is what the image and the build arguments give; PATH, HOME
-    and HOSTNAME are added where it lacks them. A `working_dir` that does not exist is made, as Docker does.
+    and HOSTNAME are added where it lacks them. A `working_dir` that does not exist is made, as Docker does. `binds` are
+    mounted in their order; their mount points never become part of `upper`.
     """
 
     argv: tuple[str, ...]
@@ -36,6 +38,7 @@ class RunRequest:
     profile: NetworkProfile = field(default_factory=NetworkProfile)
     hostname: str = "ci-plugins"
     files: Mapping[str, bytes] = field(default_factory=dict)
+    binds: tuple[Bind, ...] = ()
 
 
 class CommandFailed(StepFailed):

@@ -57,6 +57,12 @@ class BuildOptions:
     compression: Literal["gzip", "zstd"]
     #: None: the compressor's own default
     compression_level: int | None
+    #: what RUN --mount=type=cache finds: nothing, what this machine has, what any runner saved
+    cache_mounts: Literal["off", "local", "shared"]
+    #: bytes of one mount
+    cache_mounts_max_size: int
+    #: days without use
+    cache_mounts_expire: int
     state: Path
     #: hosts with their ports, spoken to in plain HTTP
     insecure_registries: tuple[str, ...]

@@ -13,10 +13,11 @@ from ci_plugins.dockerfile.stages import Dockerfile, stage_references
 from ci_plugins.dockerfile.stages import Stage as ParsedStage
 from ci_plugins.errors import PlatformNotAvailable, UnsupportedInstruction, placed
 from ci_plugins.layer.copy import FileTree, copy_digest
+from ci_plugins.mounts.spec import mount_spec
 from ci_plugins.oci import Digest, ImageConfig, Platform
 from ci_plugins.plan.image import apply, scratch_config
 from ci_plugins.plan.keys import Field, base_key, step_key
-from ci_plugins.plan.steps import BaseImage, CopyWork, Network, Stage, Step, Work, WorkdirWork
+from ci_plugins.plan.steps import BaseImage, CacheMount, CopyWork, Network, Stage, Step, Work, WorkdirWork
 from ci_plugins.plan.work import copy_work, created_by, run_work
 
 
@@ -153,8 +154,10 @@ class Evaluator:
             case Run():
                 proxies = {k: v for k, v in self._inputs.build_args.items() if k in PROXY_ARGS}
                 environment = {**proxies, **state.environment}
-                run = run_work(instruction, state.config, environment, network=self._inputs.network)
-                return run, (run.argv, dict(state.environment), run.network, run.files)
+                mounts = self._mounts(instruction, parsed, state)
+                run = run_work(instruction, state.config, environment, network=self._inputs.network, mounts=mounts)
+                specs = ([mount.spec.fields() for mount in mounts],) if mounts else ()
+                return run, (run.argv, dict(state.environment), run.network, run.files, *specs)
             case Copy() | Add():
                 return self._copy(instruction, parsed, state)
             case Workdir():
@@ -166,7 +169,8 @@ class Evaluator:
                 return None, (after.config, after.author)
 
     def _copy(self, instruction: Copy | Add, parsed: ParsedStage, state: _State) -> tuple[CopyWork, tuple[Field, ...]]:
-        origin, origin_key = self._origin(instruction, parsed)
+        name = instruction.from_ if isinstance(instruction, Copy) else ""
+        origin, origin_key = self._origin(name, instruction, parsed)
         copy = copy_work(instruction, state.config, origin)
         request = copy.request
         if origin is None:
@@ -182,12 +186,23 @@ class Evaluator:
             request.parents,
             list(request.exclude),
             request.unpack_archives,
+            request.link,
             dict(request.inline),
         )
         return copy, inputs
 
-    def _origin(self, instruction: Copy | Add, parsed: ParsedStage) -> tuple[int | BaseImage | None, Digest | None]:
-        name = instruction.from_ if isinstance(instruction, Copy) else ""
+    def _mounts(self, run: Run, parsed: ParsedStage, state: _State) -> list[CacheMount]:
+        mounts = []
+        for mount in run.mounts:
+            origin, origin_key = self._origin(mount.get("from"), run, parsed)
+            spec = mount_spec(mount, state.config.working_dir, origin_key, run.location)
+            mounts.append(CacheMount(spec, origin))
+        return mounts
+
+    def _origin(
+        self, name: str, instruction: Instruction, parsed: ParsedStage
+    ) -> tuple[int | BaseImage | None, Digest | None]:
+        """A stage or image that files are taken from, and what names its contents."""
         if not name:
             return None, None
         earlier = self._dockerfile.stage(name, before=parsed.index)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ci_plugins.cache.record import CacheRecord
 from ci_plugins.oci import Digest
-from ci_plugins.plan.steps import CopyWork, RunWork, Stage, Step
+from ci_plugins.plan.steps import RunWork, Stage, Step, stages_read
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +124,7 @@ def _needed(
             continue
         needed[stage.index] = stage
         executed = [step.work for step in stage.steps[len(reused[stage.index]) :]]
-        origins = [stage.base, *(work.origin for work in executed if isinstance(work, CopyWork))]
+        origins = [stage.base, *(origin for work in executed for origin in stages_read(work))]
         waiting.extend(by_index[origin] for origin in origins if isinstance(origin, int))
     return needed
 
@@ -147,6 +147,5 @@ def _files(
             stood_on |= {stage.base} if run_on_base else set()
             read |= {stage.base} if index in read else set()
         for step in stage.steps[first:]:
-            if isinstance(step.work, CopyWork) and isinstance(step.work.origin, int):
-                read.add(step.work.origin)
+            read.update(stages_read(step.work))
     return result

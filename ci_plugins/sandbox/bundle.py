@@ -77,6 +77,11 @@ def file_mount(source: Path, destination: str, *, executable: bool = False) -> M
     return Mount(destination, "bind", str(source), ("rbind", "nosuid", *noexec, "nodev", "ro"))
 
 
+def directory_mount(source: Path, destination: str, *, readonly: bool) -> Mount:
+    """A directory of this machine."""
+    return Mount(destination, "bind", str(source), ("rbind", "ro" if readonly else "rw"))
+
+
 @dataclass(frozen=True, slots=True)
 class Process:
     argv: Sequence[str]
@@ -86,7 +91,7 @@ class Process:
 
 
 def runtime_config(
-    rootfs: Path, process: Process, hostname: str, own_network: bool, file_mounts: Sequence[Mount] = ()
+    rootfs: Path, process: Process, hostname: str, own_network: bool, mounts: Sequence[Mount] = ()
 ) -> dict[str, Any]:
     """`own_network`: a network namespace with nothing but its loopback interface, else the host's."""
     return {
@@ -108,7 +113,7 @@ def runtime_config(
         "hostname": hostname,
         "mounts": [
             {"destination": m.destination, "type": m.type, "source": m.source, "options": list(m.options)}
-            for m in (*MOUNTS, *file_mounts)
+            for m in (*MOUNTS, *mounts)
         ],
         "linux": {
             # the runtime adds the devices every container has, and the right to make nodes of any other

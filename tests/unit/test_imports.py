@@ -23,6 +23,7 @@ ROOMS = (
     "layer",
     "context",
     "cache",
+    "mounts",
     "plan",
     "sandbox",
     "transfer",

@@ -173,7 +173,8 @@ def test_empty_after_expansion(text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "name"),
     [
-        ("RUN --mount=type=cache,target=/x y", "RUN --mount=type=cache"),
+        ("RUN --mount=type=tmpfs,target=/x y", "RUN --mount=type=tmpfs"),
+        ("RUN --mount=type=cache,target=/x,source=/y y", "RUN --mount=type=cache with source= and without from="),
         ("RUN --mount=target=/x y", "RUN --mount=type=bind"),
         ("RUN --security=insecure y", "RUN --security=insecure"),
         ("RUN --device=gpu y", "RUN --device"),

@@ -63,6 +63,9 @@ builds = st.builds(
     state=paths,
     insecure_registries=several(st.sampled_from(["reg.example", "reg.example:5000", "localhost"])),
     memory_budget=st.integers(1, 1 << 38),
+    cache_mounts=st.sampled_from(["off", "local", "shared"]),
+    cache_mounts_max_size=st.integers(1, 1 << 38),
+    cache_mounts_expire=st.integers(1, 3650),
     ca_certificates=st.none() | paths,
     run_env=mappings,
 )
