@@ -36,7 +36,7 @@ def copy_items(request: CopyRequest, sources: FileTree, target: LayerTree) -> li
 
     Raises CopySourceNotFound, OutsideContext, ContextError, BuildError, DockerfileError.
     """
-    copier = _Copier(request, sources, target)
+    copier = _Copier(request, sources, LayerTree() if request.link else target)
     for number, selected in enumerate(select(request, sources)):
         copier.copy(number, selected)
     for name, data in request.inline.items():

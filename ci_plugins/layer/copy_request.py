@@ -59,8 +59,9 @@ class CopyRequest:
 
     `sources` are patterns as written; `inline` the heredocs, name to bytes. `owner` is (uid, gid) of --chown, None to
     keep the source's (0:0 in a context). `chmod` is octal ("0755") or symbolic ("u=rwX,go=rX"), "" to keep. `exclude`
-    holds --exclude patterns. With `unpack_archives` a tar archive is extracted instead of copied (ADD). `now_ns`, since
-    the epoch, is the mtime of what has none of its own: created directories, heredocs.
+    holds --exclude patterns. With `unpack_archives` a tar archive is extracted instead of copied (ADD). `link` (--link)
+    composes the layer as if nothing were below it: no symlink of the destination is followed, its directories are made
+    anew. `now_ns`, since the epoch, is the mtime of what has none of its own: created directories, heredocs.
     """
 
     sources: tuple[str, ...]
@@ -72,6 +73,7 @@ class CopyRequest:
     parents: bool = False
     exclude: tuple[str, ...] = ()
     unpack_archives: bool = False
+    link: bool = False
     now_ns: int = 0
 
     @property
