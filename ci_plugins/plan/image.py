@@ -4,9 +4,10 @@ defaults as BuildKit writes them)."""
 from __future__ import annotations
 
 import posixpath
+import re
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 
 from ci_plugins.dockerfile.instructions import (
     Cmd,
@@ -30,6 +31,16 @@ from ci_plugins.dockerfile.ports import exposed_ports
 from ci_plugins.dockerfile.predefined import DEFAULT_PATH
 from ci_plugins.errors import DockerfileSyntaxError
 from ci_plugins.oci import ImageConfig, Platform
+
+_NUMBER: Final = re.compile(r"[+-]?[0-9]{1,9}")
+# fmt: off
+_SIGNALS: Final = frozenset({
+    "ABRT", "ALRM", "BUS", "CHLD", "CLD", "CONT", "FPE", "HUP", "ILL", "INT", "IO", "IOT", "KILL", "PIPE", "POLL",
+    "PROF", "PWR", "QUIT", "SEGV", "STKFLT", "STOP", "SYS", "TERM", "TRAP", "TSTP", "TTIN", "TTOU", "URG", "USR1",
+    "USR2", "VTALRM", "WINCH", "XCPU", "XFSZ",
+})
+# fmt: on
+_REAL_TIME: Final = re.compile(r"RTMIN(\+([1-9]|1[0-5]))?|RTMAX(-([1-9]|1[0-4]))?")
 
 
 def scratch_config(platform: Platform) -> ImageConfig:
@@ -62,7 +73,7 @@ def apply(instruction: Instruction, config: ImageConfig, *, cmd_was_set: bool) -
         case Shell():
             return config.with_config(Shell=list(instruction.argv))
         case StopSignal():
-            return config.with_config(StopSignal=instruction.signal)
+            return config.with_config(StopSignal=_signal(instruction))
         case Healthcheck():
             return config.with_config(Healthcheck=_healthcheck(instruction))
         case Onbuild():
@@ -99,6 +110,19 @@ def _healthcheck(instruction: Healthcheck) -> dict[str, Any]:
         "Retries": instruction.retries,
     }
     return {"Test": test, **{name: value for name, value in times.items() if value}}
+
+
+def _signal(instruction: StopSignal) -> str:
+    """As it is written, if engines know it (moby/sys/signal: a number, or a name with or without SIG)."""
+    text = instruction.signal
+    name = text.upper().removeprefix("SIG")
+    if (_NUMBER.fullmatch(text) and int(text) != 0) or name in _SIGNALS or _REAL_TIME.fullmatch(name):
+        return text
+    raise DockerfileSyntaxError(
+        f"STOPSIGNAL: there is no signal {text!r}",
+        where=instruction.location,
+        remedy="Write a name like SIGTERM, or a number.",
+    )
 
 
 def _ports(instruction: Expose) -> Mapping[str, dict[str, str]]:
