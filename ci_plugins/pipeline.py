@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -16,14 +17,16 @@ from ci_plugins.build.halt import Halt
 from ci_plugins.build.layers import LayerWriter
 from ci_plugins.build.share import Sharing, layers_to_send, share
 from ci_plugins.build.stage import Workshop, send_known
+from ci_plugins.cache.chained import ChainedStore
 from ci_plugins.cache.layers import LayerCache
-from ci_plugins.cache.open import open_chain
-from ci_plugins.cache.record import DEFAULT_SCOPE, CacheRecord
+from ci_plugins.cache.open import open_chain, open_store
+from ci_plugins.cache.record import CacheRecord, ImageRecord
+from ci_plugins.cache.store import CacheUnavailable
 from ci_plugins.context import Context
 from ci_plugins.dockerfile.predefined import PROXY_ARGS
 from ci_plugins.dockerfile.stages import load_dockerfile
 from ci_plugins.engine.native import NativeEngine
-from ci_plugins.errors import Interrupted, PlatformNotAvailable
+from ci_plugins.errors import CiPluginsError, Interrupted, PlatformNotAvailable
 from ci_plugins.events import ActiveSpan, Recorder
 from ci_plugins.layer.budget import MemoryBudget
 from ci_plugins.layer.compress import Compression
@@ -104,10 +107,14 @@ class _Build:
         self.store = LocalStore(options.state)
         self.layers = LayerCache(options.state)
         stack.callback(self.layers.close)
-        self.index = open_chain(options.state / "index.sqlite", None, recorder.warn)
-        stack.callback(self.index.close)
         self.client = cache(self._client)
         self.origin = RegistryOrigin(self.client)
+        self.cache = self._open_cache()
+        stack.callback(self.cache.close)
+        self.scopes = (options.cache_scope, *options.cache_read)
+        #: records of this build: by key those of executed steps, by manifest those of base images
+        self.made: dict[Digest, CacheRecord] = {}
+        self.roots: dict[Digest, CacheRecord] = {}
         self.fetches, self.uploads = Workers("fetch", 6), Workers("upload", 8)
         self.streams = ThreadPoolExecutor(4, thread_name_prefix="layer")
         stack.callback(self._end)
@@ -195,12 +202,81 @@ class _Build:
         if unused := [name for name in self.options.build_args if name not in evaluator.consumed.union(PROXY_ARGS)]:
             self.recorder.warn(f"--build-arg {', '.join(unused)}: no ARG of this name, the value is not used")
         stages = evaluator.evaluated()
+        records = self._lookup(stages)
+        weigher = Weigher(self.options.prefer, Rates(), self._at_hand)
+        return make_plan(stages, target, {} if self.options.no_cache else records, self._usable, weigher)
+
+    def _lookup(self, stages: Sequence[Stage]) -> Mapping[Digest, CacheRecord]:
+        """Records of all steps and of all base images, in one go."""
+        bases = {base_key(self.platform, base.digest): base for stage in stages for base in stage.images()}
         keys = [step.key for stage in stages for step in stage.steps]
-        records = {} if self.options.no_cache else self.index.lookup(keys, [DEFAULT_SCOPE])
-        return make_plan(stages, target, records, self._usable)
+        with self.recorder.span("cache", "look up", self.span, keys=len(bases) + len(keys)) as span:
+            records = self.cache.lookup([*bases, *keys], self.scopes)
+            span.set(found=len(records))
+        self.roots = {base.digest: records[key] for key, base in bases.items() if key in records}
+        return records
 
     def _usable(self, record: CacheRecord) -> bool:
+        if record.layer is None:
+            return True
+        return record.layer.descriptor.digest not in self.lost and (self._at_hand(record) or bool(record.repositories))
+
+    def _at_hand(self, record: CacheRecord) -> bool:
         return record.layer is None or self.store.has(record.layer.descriptor)
+
+    # -- the cache: it may fail, the build may not ------------------------------------------------------------------
+
+    def _open_cache(self) -> ChainedStore:
+        url = self.options.cache
+        if url == "auto":
+            first = next(iter(self.options.tags), None) if self.options.push else None
+            url = f"registry://{first.registry}/{first.repository}" if first else "off"
+        shared = None if url == "off" else open_store(url, self.client)
+        return open_chain(self.options.state / "index.sqlite", shared, self.recorder.warn)
+
+    def _record(self, record: CacheRecord) -> None:
+        record = replace(record, scope=self.options.cache_scope)
+        self.made[record.key] = record
+        self.cache.put_local([record])
+
+    def _sharing(self) -> Sharing | None:
+        """None where nothing of this build's blobs is in a repository that others read."""
+        pushed = [f"{tag.registry}/{tag.repository}" for tag in self.options.tags] if self.options.push else []
+        kind, _, name = self.options.cache.partition("://")
+        repository = name if kind == "registry" else next(iter(pushed), "")
+        if self.options.cache == "off" or not repository:
+            return None
+        return Sharing(self.cache, self.options.cache_scope, repository, has_image=repository in pushed)
+
+    def _share(self, plan: Plan, manifest: Manifest) -> None:
+        sharing = self._sharing()
+        if sharing is None:
+            return
+        reused = {record.key: record for planned in plan.stages for record in planned.records}
+        records = {**reused, **self.made}
+        now = self._created()
+        images = [
+            ImageRecord(str(tag), manifest.descriptor.digest, plan.path(), now, self.options.cache_scope)
+            for tag in self.options.tags
+        ]
+        with self.recorder.span("cache", "share", self.span) as span:
+            try:
+                self._send_layers(list(layers_to_send(plan, records, sharing)), sharing.repository, span)
+                span.set(records=share(plan, records, self.roots, images, self.layers, sharing))
+            except (CiPluginsError, CacheUnavailable) as error:
+                self.recorder.warn(f"not shared with other runners: {error}")
+
+    def _send_layers(self, records: Sequence[CacheRecord], repository: str, span: ActiveSpan) -> None:
+        if not records:
+            return
+        reference = Reference.parse(repository)
+        destination = RegistryDestination(self.client(reference.registry), reference.repository)
+        push = Push([Target(destination, ())], self.recorder, self.uploads, lambda error: None, self.halt.event)
+        for record in records:
+            if record.layer:
+                blob = record.layer.descriptor
+                push.stored(blob, None, partial(StoredBlob, self.store, blob), span)
+        push.wait()
 
     # -- build ------------------------------------------------------------------------------------------------------
 
@@ -227,8 +303,8 @@ class _Build:
             context=self.context,
             profile=NetworkProfile(self.options.ca_certificates, {**host_proxies(os.environ), **self.options.run_env}),
             halt=self.halt,
-            roots={},
-            record=lambda record: self.index.put([record]),
+            roots=self.roots,
+            record=self._record,
             created=self._created,
         )
 

@@ -126,7 +126,7 @@ class Stage:
         """Names everything the stage's result depends on."""
         return self.steps[-1].key if self.steps else self.root_key
 
-    @property
-    def copy_origins(self) -> frozenset[int]:
-        """Indexes of the stages that any step takes files from."""
-        return frozenset(origin for step in self.steps for origin in stages_read(step.work))
+    def images(self) -> tuple[BaseImage, ...]:
+        """What it stands on and what it copies from, as far as these are images."""
+        origins = [self.base, *(step.work.origin for step in self.steps if isinstance(step.work, CopyWork))]
+        return tuple(origin for origin in origins if isinstance(origin, BaseImage))
