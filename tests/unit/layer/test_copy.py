@@ -72,6 +72,11 @@ def names(root: Path, *sources: str, to: str, **more: object) -> list[str]:
     return [item.entry.path for item in copy(root, *sources, to=to, **more)]
 
 
+def test_a_linked_copy_sees_nothing_of_what_is_below(root: Path) -> None:
+    assert show(copy(root, "one.txt", to="/bin/", link=True)) == ["bin d755", "bin/one.txt f640"]
+    assert show(copy(root, "one.txt", to="/app/main.py", link=True)) == ["app d755", "app/main.py f640"]
+
+
 # --- where files land -----------------------------------------------------------------------------------------------
 
 

@@ -152,6 +152,7 @@ def test_the_order_in_which_files_were_made_does_not_change_the_key(
         "FROM base\nCOPY src /app2/\n",
         "FROM base\nCOPY --chown=1:1 src /app/\n",
         "FROM base\nCOPY --chmod=700 src /app/\n",
+        "FROM base\nCOPY --link src /app/\n",
         "FROM base\nADD src /app/\n",
         "FROM base\nWORKDIR /app\nCOPY src /app/\n",
         "FROM scratch\nCOPY src /app/\n",
@@ -215,6 +216,14 @@ def test_triggers_of_the_base_run_first_and_are_not_passed_on(tmp_path: Path) ->
     build = Build(tmp_path, {"base": base_image("base", {"OnBuild": ["RUN first", "ENV A=1"]})})
     stage, _ = build.evaluate("FROM base\nRUN second\n")
     assert [step.created_by for step in stage.steps] == ["RUN /bin/sh -c first", "ENV A=1", "RUN /bin/sh -c second"]
+    assert "OnBuild" not in stage.config.config
+
+
+def test_triggers_of_an_earlier_stage_run_too(build: Build) -> None:
+    stage, _ = build.evaluate(
+        "FROM base AS one\nONBUILD RUN first\nFROM one AS two\nRUN second\nFROM two\nRUN third\n", "two"
+    )
+    assert [step.created_by for step in stage.steps] == ["RUN /bin/sh -c first", "RUN /bin/sh -c second"]
     assert "OnBuild" not in stage.config.config
 
 

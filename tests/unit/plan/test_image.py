@@ -90,3 +90,14 @@ def test_healthcheck_none_switches_an_inherited_one_off() -> None:
 def test_a_bad_port_is_named_with_its_line() -> None:
     with pytest.raises(DockerfileSyntaxError, match=r"Dockerfile:2:1: EXPOSE: .*99999"):
         config_after("EXPOSE 99999")
+
+
+@pytest.mark.parametrize("signal", ["9", "SIGTERM", "quit", "SIGRTMIN+15", "RTMAX-14", "rtmin"])
+def test_stop_signals_stay_as_they_are_written(signal: str) -> None:
+    assert config_after(f"STOPSIGNAL {signal}")["StopSignal"] == signal
+
+
+@pytest.mark.parametrize("signal", ["0", "SIGNOTHING", "RTMIN+16", "1.5"])
+def test_a_bad_stop_signal_is_named_with_its_line(signal: str) -> None:
+    with pytest.raises(DockerfileSyntaxError, match=r"Dockerfile:2:1: STOPSIGNAL: "):
+        config_after(f"STOPSIGNAL {signal}")
