@@ -353,7 +353,8 @@ def test_a_registry_that_is_unavailable_for_a_while(
     (context / "Dockerfile").write_text(f"FROM {base_image}\nCOPY big /big\nRUN echo made > /made\n")
     unavailable = (503, {}, b"")
     proxy.inject(
-        Fault("PATCH", times=3, answer=unavailable),
+        Fault("PATCH", times=2, answer=unavailable),
+        Fault("PUT", "/blobs/uploads/", times=2, answer=unavailable),
         Fault("PUT", "/manifests/", times=3, answer=unavailable),
         Fault("POST", "/blobs/uploads/", times=2, answer=unavailable),
     )
@@ -363,7 +364,7 @@ def test_a_registry_that_is_unavailable_for_a_while(
     # Nothing is compressed twice: what is sent again is what was sent before.
     sent = blobs_sent(proxy)
     assert len(sent) == len(set(sent))
-    assert {one.fault.method for one in proxy.requests if one.fault} == {"PATCH", "PUT", "POST"}
+    assert len([one for one in proxy.requests if one.fault]) >= 7
 
 
 # --- destinations ---------------------------------------------------------------------------------------------------
