@@ -78,15 +78,18 @@ class ChainedStore:
         self._local.ask(lambda store: store.put(records), None, records=len(records))
 
     def children(self, key: Digest, scopes: Sequence[str]) -> tuple[CacheRecord, ...]:
-        answers = self._each(lambda store: store.children(key, scopes), ())
+        nothing: tuple[CacheRecord, ...] = ()
+        answers = self._each(lambda store: store.children(key, scopes), nothing)
         return newest_first(_first_of_each(record for answer in answers for record in answer))
 
     def images(self, scopes: Sequence[str]) -> tuple[ImageRecord, ...]:
-        answers = self._each(lambda store: store.images(scopes), ())
+        nothing: tuple[ImageRecord, ...] = ()
+        answers = self._each(lambda store: store.images(scopes), nothing)
         return first_of_names((image for answer in answers for image in answer), scopes)
 
     def records(self, scopes: Sequence[str]) -> Iterator[CacheRecord]:
-        answers = self._each(lambda store: tuple(store.records(scopes)), ())
+        nothing: tuple[CacheRecord, ...] = ()
+        answers = self._each(lambda store: tuple(store.records(scopes)), nothing)
         return _first_of_each(record for answer in answers for record in answer)
 
     def scopes(self) -> tuple[str, ...]:

@@ -28,8 +28,11 @@ def open_store(url: str, client_for: Callable[[str], RegistryClient]) -> CacheSt
     if scheme == "sqlite" and rest:
         return SqliteStore(Path(rest))
     if scheme in ("redis", "rediss"):
-        from ci_plugins.cache.redis import RedisStore
-
+        try:
+            from ci_plugins.cache.redis import RedisStore
+        except ModuleNotFoundError as error:
+            remedy = 'Install it: pip install "ci-plugins[redis]".'
+            raise UsageError(f"a cache in Redis needs the Python package {error.name}", remedy=remedy) from error
         return RedisStore(url)
     if scheme == "registry":
         from ci_plugins.cache.registry import RegistryStore
