@@ -20,6 +20,14 @@ import pytest
 from tests.harness import Cli
 
 
+class LocalCli(Cli):
+    """Builds whose only cache is their state directory: what these tests are about."""
+
+    def command(self, *arguments: str | Path) -> list[str]:
+        local = ("--cache", "off") if arguments[0] == "build" else ()
+        return super().command(*arguments, *local)
+
+
 class SlowLine:
     """A TCP proxy in front of a port of 127.0.0.1 that passes `rate` bytes a second each way; 0 is nothing at all."""
 

@@ -12,11 +12,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.build_faults import Running, SlowLine, left_behind, unnamed_snapshots
+from tests.build_faults import LocalCli, Running, SlowLine, left_behind, unnamed_snapshots
 from tests.harness import Cli, run
 from tests.servers import DockerRegistry
 
 LIMIT = 90.0
+
+
+@pytest.fixture
+def cli(cli: Cli) -> Cli:
+    return LocalCli(cli.home, cli.state)
 
 
 def context_of(folder: Path, dockerfile: str) -> Path:
@@ -69,7 +74,7 @@ def test_different_builds_of_one_base_while_one_is_killed(
         for n in range(4)
     ]
     for delay in (0.3, 0.6, 1.0, 1.5):
-        state = Cli(cli.home, tmp_path / f"state-{delay}")
+        state = LocalCli(cli.home, tmp_path / f"state-{delay}")
         victim = start(state, contexts[3], f"{registry.host}/different/app:victim")
         builds = [start(state, contexts[n], f"{registry.host}/different/app:{n}") for n in range(3)]
         time.sleep(delay)
@@ -134,7 +139,7 @@ def test_a_base_of_forty_layers(
     )
     base = context_of(tmp_path / "base", f"FROM {base_image}\nRUN mkdir -m 750 -p /deep/down\n{layers}")
     cli.build(base, tag=f"{registry.host}/forty-{int(twice)}/base:1")
-    empty = Cli(cli.home, tmp_path / "empty")
+    empty = LocalCli(cli.home, tmp_path / "empty")
     context = context_of(
         tmp_path / "context", f"FROM {registry.host}/forty-{int(twice)}/base:1\nRUN stat -c %a /deep/down > /mode\n"
     )
@@ -170,7 +175,7 @@ def test_a_base_that_repeats_a_blob(cli: Cli, registry: DockerRegistry, base_ima
         tmp_path / "app", f"FROM {registry.host}/repeated/base:1\nRUN stat -c %a /deep > /mode && wc -c /deep/a\n"
     )
     for number in range(5):
-        empty = Cli(cli.home, tmp_path / f"empty-{number}")
+        empty = LocalCli(cli.home, tmp_path / f"empty-{number}")
         start(empty, app, f"{registry.host}/repeated/app:{number}").succeed(20)
     assert file_of(f"{registry.host}/repeated/app:4", "mode", tmp_path / "image") == "750\n"
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from tests.build_faults import Running, SlowLine, left_behind, processes, unnamed_snapshots, unusual_nap
+from tests.build_faults import LocalCli, Running, SlowLine, left_behind, processes, unnamed_snapshots, unusual_nap
 from tests.faults import Fault, FaultProxy
 from tests.harness import Built, Cli, run
 from tests.servers import DockerRegistry
@@ -24,6 +24,11 @@ from tests.servers import DockerRegistry
 STOPPED = [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
 #: seconds from a signal to the end; what is asked for is 2, the rest is for busy machines
 SOON = 4.0
+
+
+@pytest.fixture
+def cli(cli: Cli) -> Cli:
+    return LocalCli(cli.home, cli.state)
 
 
 @pytest.fixture
@@ -261,14 +266,14 @@ def test_killed_at_any_moment(
         "COPY --from=tools /opt /opt\nWORKDIR /srv/app\nRUN echo last > last\nENV DONE=yes\n"
     )
     (tmp_path / "clean").mkdir()
-    clean = Cli(cli.home, tmp_path / "clean").build(context, tag=f"{registry.host}/killed/clean:1")
+    clean = LocalCli(cli.home, tmp_path / "clean").build(context, tag=f"{registry.host}/killed/clean:1")
     wanted, wanted_config = tree(clean.tag, tmp_path / "wanted"), config(clean.tag)
     began = time.monotonic()
-    Running.start(Cli(cli.home, tmp_path / "timed"), context).succeed()
+    Running.start(LocalCli(cli.home, tmp_path / "timed"), context).succeed()
     whole = time.monotonic() - began
     moments = [0.15 + (whole - 0.1) * n / 11 for n in range(12)]
     for number, moment in enumerate(moments):
-        state = Cli(cli.home, tmp_path / f"state-{number % 3}")  # some states are killed several times
+        state = LocalCli(cli.home, tmp_path / f"state-{number % 3}")  # some states are killed several times
         tag = f"{registry.host}/killed/app:{number}"
         build = Running.start(state, context, "--tag", tag, "--push")
         time.sleep(moment)
@@ -556,7 +561,7 @@ def test_a_damaged_state(
     second = cli.build(context, tag=f"{repository}/second:1")
     if warned:
         assert second.timing["warnings"], "a person should hear of it"
-    clean = Cli(cli.home, tmp_path / "clean").build(context, tag=f"{repository}/clean:1")
+    clean = LocalCli(cli.home, tmp_path / "clean").build(context, tag=f"{repository}/clean:1")
     assert tree(second.tag, tmp_path / "one") == tree(clean.tag, tmp_path / "two")
     assert config(second.tag) == config(clean.tag)
     third = cli.build(context, tag=f"{repository}/second:2")

@@ -8,12 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from tests.build_faults import Running
+from tests.build_faults import LocalCli, Running
 from tests.harness import Cli
 from tests.servers import DockerRegistry
 
 #: with the default memory budget of 256 MiB, mebibytes
 MOST = 400
+
+
+@pytest.fixture
+def cli(cli: Cli) -> Cli:
+    return LocalCli(cli.home, cli.state)
 
 
 def peak(build: Running, seconds: float) -> float:
@@ -61,7 +66,7 @@ def test_memory_is_bounded(
         build = Running.start(cli, context, "--target", target, "--compression", compression, "--tag", tag, "--push")
         figures.append((target, peak(build, 300)))
     (context / "Dockerfile").write_text(f"FROM {tag}\nRUN ls -l /large\n")
-    build = Running.start(Cli(cli.home, tmp_path / "empty"), context)
+    build = Running.start(LocalCli(cli.home, tmp_path / "empty"), context)
     figures.append(("pull", peak(build, 300)))
     with capsys.disabled():
         print(
