@@ -3,6 +3,17 @@
 from ci_plugins.options.help import help_text
 from ci_plugins.options.model import Origin, Source
 from ci_plugins.options.parse import Invocation, parse
-from ci_plugins.options.settings import BuildOptions, Output, ServeOptions
+from ci_plugins.options.settings import BuildOptions, CacheOptions, Output, PlanOptions, ServeOptions
 
-__all__ = ["BuildOptions", "Invocation", "Origin", "Output", "ServeOptions", "Source", "help_text", "parse"]
+__all__ = [
+    "BuildOptions",
+    "CacheOptions",
+    "Invocation",
+    "Origin",
+    "Output",
+    "PlanOptions",
+    "ServeOptions",
+    "Source",
+    "help_text",
+    "parse",
+]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ci_plugins.options.model import (
+    DURATION,
     FLAG,
     HOST,
     OUTPUT,
@@ -20,10 +21,18 @@ from ci_plugins.options.model import (
     whole_number,
 )
 
-BUILD, SERVE = "build", "serve"
-#: Commands that take options, with the sentence that describes them.
+BUILD, PLAN, SERVE = "build", "plan", "serve"
+CACHE_TREE, CACHE_WHY, CACHE_PRUNE, CACHE_VERIFY = "cache tree", "cache why", "cache prune", "cache verify"
+#: Commands that look after a cache.
+CACHE = (CACHE_TREE, CACHE_WHY, CACHE_PRUNE, CACHE_VERIFY)
+#: Commands that take options, with the sentence that describes them. A command may be of two words.
 COMMANDS = {
     BUILD: "Build an image from a Dockerfile; push every layer while the next step runs.",
+    PLAN: "Say what a build would do to every step, why, and how long it would take; nothing is built or written.",
+    CACHE_TREE: "Draw the forest of a cache: chains of steps, images as their leaves, shared beginnings once.",
+    CACHE_WHY: "Show the chain of an image or step: what each of its keys was made of, and where its blobs are.",
+    CACHE_PRUNE: "Forget steps that were not used for long, or as many as it takes to keep a size.",
+    CACHE_VERIFY: "Ask the repositories whether the blobs of a cache are still there; forget steps that lie.",
     SERVE: "Serve a small registry from a directory, for trying things out and for machines without one.",
 }
 
@@ -47,7 +56,7 @@ OPTIONS: tuple[Option, ...] = (
         positional=True,
         help="Directory of the build context: what COPY and ADD can see.",
         group=_IMAGE,
-        commands=(BUILD,),
+        commands=(BUILD, PLAN),
     ),
     Option(
         name="file",
@@ -56,7 +65,7 @@ OPTIONS: tuple[Option, ...] = (
         default_text="Dockerfile in the context",
         help="The Dockerfile.",
         group=_IMAGE,
-        commands=(BUILD,),
+        commands=(BUILD, PLAN),
     ),
     Option(
         name="tag",
@@ -66,7 +75,7 @@ OPTIONS: tuple[Option, ...] = (
         attribute="tags",
         help="Name of the image, with the registry it is pushed to: registry.example.com/team/app:1.2.",
         group=_IMAGE,
-        commands=(BUILD,),
+        commands=(BUILD, PLAN),
     ),
     Option(
         name="label",
@@ -83,7 +92,7 @@ OPTIONS: tuple[Option, ...] = (
         default_text="the host's",
         help="Platform of the image. Only the host's own can be built for now.",
         group=_IMAGE,
-        commands=(BUILD,),
+        commands=(BUILD, PLAN),
     ),
     Option(
         name="target",
@@ -92,7 +101,7 @@ OPTIONS: tuple[Option, ...] = (
         default_text="the last stage",
         help="Stage to build, by name or number.",
         group=_STEPS,
-        commands=(BUILD,),
+        commands=(BUILD, PLAN),
     ),
     Option(
         name="build-arg",
@@ -103,7 +112,7 @@ OPTIONS: tuple[Option, ...] = (
         secret=True,
         help="Value of an ARG. It becomes part of step keys and of the image's history: not for secrets.",
         group=_STEPS,
-        commands=(BUILD,),
+        commands=(BUILD, PLAN),
     ),
     Option(
         name="no-cache",
@@ -111,7 +120,7 @@ OPTIONS: tuple[Option, ...] = (
         default=False,
         help="Run every step, whatever was built before.",
         group=_STEPS,
-        commands=(BUILD,),
+        commands=(BUILD, PLAN),
     ),
     Option(
         name="push",
@@ -119,7 +128,7 @@ OPTIONS: tuple[Option, ...] = (
         default=False,
         help="Push to the registry of every --tag, layer by layer while the build goes on.",
         group=_RESULT,
-        commands=(BUILD,),
+        commands=(BUILD, PLAN),
     ),
     Option(
         name="output",
@@ -151,7 +160,7 @@ OPTIONS: tuple[Option, ...] = (
         default="host",
         help="Network of RUN steps.",
         group=_NETWORK,
-        commands=(BUILD,),
+        commands=(BUILD, PLAN),
     ),
     Option(
         name="ca-certificates",
@@ -179,16 +188,16 @@ OPTIONS: tuple[Option, ...] = (
         attribute="insecure_registries",
         help="Registry that is spoken to in plain HTTP. Loopback addresses always are.",
         group=_REGISTRY,
-        commands=(BUILD,),
+        commands=(BUILD, PLAN, *CACHE),
     ),
     Option(
         name="cache",
         kind=TEXT,
         default="auto",
-        default_text="auto: with --push the repository of the first --tag",
+        default_text="auto: with --push the repository of the first --tag; for the cache commands the index in --state",
         help="Index shared between runners: registry://HOST/REPOSITORY, redis://HOST:PORT/DB, sqlite:PATH, or off.",
         group=_CACHE,
-        commands=(BUILD,),
+        commands=(BUILD, PLAN, *CACHE),
     ),
     Option(
         name="cache-scope",
@@ -196,7 +205,7 @@ OPTIONS: tuple[Option, ...] = (
         default="default",
         help="Line of trust this build writes to and reads first: a branch, a pull request, a fork.",
         group=_CACHE,
-        commands=(BUILD,),
+        commands=(BUILD, PLAN),
     ),
     Option(
         name="cache-read",
@@ -204,15 +213,15 @@ OPTIONS: tuple[Option, ...] = (
         shape=Shape.LIST,
         help="A scope this build may read after its own, the nearest first: the target branch, the default branch.",
         group=_CACHE,
-        commands=(BUILD,),
+        commands=(BUILD, PLAN),
     ),
     Option(
         name="prefer",
         kind=one_of("auto", "pull", "rebuild"),
         default="auto",
-        help="What to do with a known step whose files a later RUN needs: fetch them, run it again, or what is quicker.",
+        help="What to do with a known step whose files a later RUN needs: fetch them, run it again, or the quicker.",
         group=_CACHE,
-        commands=(BUILD,),
+        commands=(BUILD, PLAN),
     ),
     Option(
         name="compression",
@@ -268,7 +277,7 @@ OPTIONS: tuple[Option, ...] = (
         default_text="$XDG_STATE_HOME/ci-plugins, ~/.local/state/ci-plugins",
         help="Directory of everything kept between builds. Deleting it only makes the next build slower.",
         group=_SPEED,
-        commands=(BUILD,),
+        commands=(BUILD, PLAN, *CACHE),
     ),
     Option(
         name="progress",
@@ -284,6 +293,40 @@ OPTIONS: tuple[Option, ...] = (
         help="Write timing.json, timing.md and timing.html to this directory, also when the build fails.",
         group=_SHOWN,
         commands=(BUILD,),
+    ),
+    Option(
+        name="subject",
+        kind=TEXT,
+        positional=True,
+        in_file=False,
+        help="Name of an image (the newest of a repository without a tag), or a step's key or the beginning of it.",
+        group=_CACHE,
+        commands=(CACHE_WHY,),
+    ),
+    Option(
+        name="older-than",
+        kind=DURATION,
+        key=("cache_prune", "older_than"),
+        help="Forget steps that were not used for so long: 14d, 36h, 2w.",
+        group=_CACHE,
+        commands=(CACHE_PRUNE,),
+    ),
+    Option(
+        name="max-size",
+        kind=SIZE,
+        key=("cache_prune", "max_size"),
+        help="Forget the longest unused steps until the compressed layers of all others are at most this large.",
+        group=_CACHE,
+        commands=(CACHE_PRUNE,),
+    ),
+    Option(
+        name="json",
+        kind=FLAG,
+        default=False,
+        in_file=False,
+        help="Print JSON. docs/cache.md describes it.",
+        group=_SHOWN,
+        commands=(PLAN, *CACHE),
     ),
     Option(
         name="root",
@@ -328,7 +371,7 @@ OPTIONS: tuple[Option, ...] = (
         in_file=False,
         help="Show the stack trace of an unexpected error.",
         group=_GENERAL,
-        commands=(BUILD, SERVE),
+        commands=(BUILD, PLAN, *CACHE, SERVE),
     ),
     Option(
         name="config",
@@ -337,7 +380,7 @@ OPTIONS: tuple[Option, ...] = (
         default_text="ci-plugins.yml in the current directory, where there is one",
         help="File that holds options.",
         group=_GENERAL,
-        commands=(BUILD, SERVE),
+        commands=(BUILD, PLAN, *CACHE, SERVE),
     ),
 )
 

@@ -11,19 +11,19 @@ from pathlib import Path
 from typing import Any
 
 from ci_plugins import errors
-from ci_plugins.options.declared import COMMANDS, OPTIONS, SERVE, options_of
+from ci_plugins.options.declared import BUILD, COMMANDS, OPTIONS, PLAN, SERVE, options_of
 from ci_plugins.options.foreign import INSTEAD
 from ci_plugins.options.help import default_text, groups, metavar
 from ci_plugins.options.model import Option, Shape
-from ci_plugins.options.settings import BuildOptions, ServeOptions
+from ci_plugins.options.settings import BuildOptions, CacheOptions, PlanOptions, Settings
 
 
-def to_argv(options: BuildOptions | ServeOptions) -> list[str]:
+def to_argv(options: Settings) -> list[str]:
     """The command line that means exactly these options. It holds their secret values: do not show or pass it on."""
-    command = SERVE if isinstance(options, ServeOptions) else "build"
-    argv, operands = [command], []
+    command, holders = _command(options)
+    argv, operands = command.split(), []
     for option in options_of(command):
-        value = getattr(options, option.field, option.empty)
+        value = next((getattr(each, option.field) for each in holders if hasattr(each, option.field)), option.empty)
         if option.positional:
             operands.append(option.kind.format(value))
         elif option.shape is Shape.MAP:
@@ -33,6 +33,19 @@ def to_argv(options: BuildOptions | ServeOptions) -> list[str]:
         elif value != option.empty:
             argv.append(f"{option.flag}={option.kind.format(value)}")
     return [*argv, *(["--", *operands] if operands else [])]
+
+
+def _command(options: Settings) -> tuple[str, tuple[object, ...]]:
+    """The command, and the objects whose attributes are its options."""
+    match options:
+        case BuildOptions():
+            return BUILD, (options,)
+        case PlanOptions():
+            return PLAN, (options, options.build)
+        case CacheOptions():
+            return f"cache {options.action}", (options,)
+        case _:
+            return SERVE, (options,)
 
 
 def file_schema() -> dict[str, Any]:

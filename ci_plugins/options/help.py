@@ -12,8 +12,9 @@ _COLUMN = 30
 
 
 def help_text(topic: str = "", width: int = 100) -> str:
-    """Help for one command, or the overview for an empty topic; lines no longer than `width` where words allow."""
-    return _command(topic, width) if topic else _overview()
+    """Help for one command or a group of them, or the overview for an empty topic; lines no longer than `width` where
+    words allow."""
+    return _command(topic, width) if topic in COMMANDS else _overview(topic, width)
 
 
 def default_text(option: Option) -> str:
@@ -37,11 +38,18 @@ def groups(options: Iterable[Option]) -> dict[str, list[Option]]:
     return grouped
 
 
-def _overview() -> str:
-    lines = ["Usage: ci-plugins COMMAND [OPTIONS]", "", "Commands:"]
-    lines += [f"  {name:<10}{sentence}" for name, sentence in COMMANDS.items()]
-    lines += ["  version   Print the version.", "  help      Print this, or the options of a command.", ""]
-    lines += ["`ci-plugins COMMAND --help` lists the options of a command.", ""]
+def _overview(group: str, width: int) -> str:
+    """Of all commands, or of those of a group: `cache`."""
+    shown = {name: sentence for name, sentence in COMMANDS.items() if name.startswith(f"{group} " if group else "")}
+    if not group:
+        shown |= {"version": "Print the version.", "help": "Print this, or the options of a command."}
+    column = max(len(name) for name in shown) + 4
+    lines = [f"Usage: ci-plugins {group or 'COMMAND'} {'COMMAND ' if group else ''}[OPTIONS]", "", "Commands:"]
+    for name, sentence in shown.items():
+        wrapped = textwrap.wrap(sentence, max(width - column, 24))
+        lines.append(f"  {name:<{column - 2}}{wrapped[0]}")
+        lines += [" " * column + line for line in wrapped[1:]]
+    lines += ["", "`ci-plugins COMMAND --help` lists the options of a command.", ""]
     return "\n".join(lines)
 
 

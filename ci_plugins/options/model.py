@@ -153,6 +153,22 @@ def format_size(size: int) -> str:
     return f"{size}B"
 
 
+_PERIODS = {"m": 60, "h": 3600, "d": 86400, "w": 604800}
+
+
+def _duration(text: str) -> int:
+    match = re.fullmatch(r"([0-9]{1,6})([mhdw])", text.strip().lower())
+    if not match:
+        raise ValueError(f"expected a duration such as 14d, 36h, 90m or 2w, not {text!r}")
+    return int(match[1]) * _PERIODS[match[2]]
+
+
+def format_duration(seconds: int) -> str:
+    """The largest unit that keeps it exact: 1209600 → "2w"."""
+    unit = next((unit for unit, length in reversed(_PERIODS.items()) if seconds % length == 0), "m")
+    return f"{seconds // _PERIODS[unit]}{unit}"
+
+
 def _tag(text: str) -> Reference:
     reference = Reference.parse(text)
     if reference.digest:
@@ -191,6 +207,8 @@ TEXT = Kind("TEXT", str)
 PATH = Kind("PATH", _path, schema=_STRING, rebase=lambda path, base: base / path)
 FLAG = Kind("", _flag, lambda value: "true" if value else "false", {"type": "boolean"}, ("bool",))
 SIZE = Kind("SIZE", _size, format_size, {"type": ["string", "integer"]}, ("str", "int"))
+#: in seconds
+DURATION = Kind("DURATION", _duration, format_duration, _STRING, ("str",))
 TAG = Kind("NAME[:TAG]", _tag, schema=_STRING, scalars=("str",))
 PLATFORM = Kind("OS/ARCH", _platform, schema=_STRING, scalars=("str",))
 HOST = Kind("HOST[:PORT]", _host, schema=_STRING, scalars=("str",))

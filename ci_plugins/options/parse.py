@@ -14,10 +14,10 @@ from typing import Any
 
 from ci_plugins.errors import ConfigError, UsageError
 from ci_plugins.options.arguments import Given, HelpAsked, nearest, read_arguments
-from ci_plugins.options.declared import BUILD, COMMANDS, OPTIONS, options_of
+from ci_plugins.options.declared import BUILD, CACHE, CACHE_PRUNE, CACHE_WHY, COMMANDS, OPTIONS, PLAN, options_of
 from ci_plugins.options.file import FILE_NAME, read_file
 from ci_plugins.options.model import Alone, Option, Origin, Shape, Source
-from ci_plugins.options.settings import BuildOptions, ServeOptions
+from ci_plugins.options.settings import BuildOptions, CacheOptions, PlanOptions, ServeOptions, Settings
 
 DEFAULT = Origin(Source.DEFAULT)
 _ORDER = {source: place for place, source in enumerate(Source)}
@@ -28,7 +28,7 @@ class Invocation:
     """What was asked. `options` is None for `help` and `version`; `topic` is the command help is wanted for."""
 
     command: str
-    options: BuildOptions | ServeOptions | None = None
+    options: Settings | None = None
     topic: str = ""
     #: settings field → where its value came from
     origins: Mapping[str, Origin] = field(default_factory=dict)
@@ -37,16 +37,15 @@ class Invocation:
 def parse(argv: Sequence[str], environ: Mapping[str, str], directory: Path = Path()) -> Invocation:
     """`argv` without the program's name; the file is looked for in `directory`. Raises UsageError, ConfigError."""
     if not argv or argv[0] in ("help", "-h", "--help"):
-        topic = argv[1] if len(argv) > 1 and argv[1] in COMMANDS else ""
-        return Invocation("help", topic=topic)
-    command, arguments = argv[0], argv[1:]
+        topic = _command(argv[1:])[0]
+        return Invocation("help", topic=topic if topic in COMMANDS or topic in _groups() else "")
+    command, arguments = _command(argv)
     if command in ("version", "-v", "--version"):
         return Invocation("version")
+    if command in _groups() and (not arguments or arguments[0] in ("help", "-h", "--help")):
+        return Invocation("help", topic=command)
     if command not in COMMANDS:
-        near = nearest(command, [*COMMANDS, "version", "help"])
-        kind = "option" if command.startswith("-") else "command"
-        remedy = f"Did you mean {near}?" if near else f"The commands are {', '.join(COMMANDS)}, version and help."
-        raise UsageError(f"unknown {kind} {command}", remedy=remedy)
+        raise _unknown_command(command, arguments)
     options = options_of(command)
     try:
         flags = read_arguments(arguments, options)
@@ -57,8 +56,32 @@ def parse(argv: Sequence[str], environ: Mapping[str, str], directory: Path = Pat
     if file:
         given = [*read_file(file, OPTIONS), *given]
     chosen = {id(option) for option in options}
-    values = resolve([each for each in given if id(each.option) in chosen], options, environ, file)
+    # what a plan does not depend on has its default
+    unasked = [option for option in options_of(BUILD) if option not in options] if command == PLAN else []
+    values = resolve([each for each in given if id(each.option) in chosen], (*options, *unasked), environ, file)
     return Invocation(command, settings(command, values, environ), origins=_origins(values))
+
+
+def _groups() -> set[str]:
+    """First words of commands that are of two."""
+    return {command.partition(" ")[0] for command in COMMANDS if " " in command}
+
+
+def _command(argv: Sequence[str]) -> tuple[str, Sequence[str]]:
+    """The command, of one word or two, and its arguments; empty for no argument."""
+    two = " ".join(argv[:2])
+    return (two, argv[2:]) if two in COMMANDS else (argv[0] if argv else "", argv[1:])
+
+
+def _unknown_command(command: str, arguments: Sequence[str]) -> UsageError:
+    if command in _groups():
+        members = [name.partition(" ")[2] for name in COMMANDS if name.startswith(f"{command} ")]
+        remedy = f"It takes {', '.join(members[:-1])} or {members[-1]}."
+        return UsageError(f"unknown command {command} {arguments[0]}", remedy=remedy)
+    near = nearest(command, [*COMMANDS, *_groups(), "version", "help"])
+    kind = "option" if command.startswith("-") else "command"
+    remedy = f"Did you mean {near}?" if near else f"The commands are {', '.join(COMMANDS)}, version and help."
+    return UsageError(f"unknown {kind} {command}", remedy=remedy)
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,15 +181,21 @@ def _origins(values: Iterable[Resolved]) -> Mapping[str, Origin]:
 # --- settings -------------------------------------------------------------------------------------------------------
 
 
-def settings(command: str, values: Sequence[Resolved], environ: Mapping[str, str]) -> BuildOptions | ServeOptions:
+def settings(command: str, values: Sequence[Resolved], environ: Mapping[str, str]) -> Settings:
     """Fill in what is worked out, check what only makes sense together."""
     resolved = {each.option.field: each for each in values}
     made = {name: each.value for name, each in resolved.items()}
-    if command == BUILD:
+    if made.get("state", "") is None:
+        made["state"] = state_directory(environ, "ci-plugins")
+    if command in CACHE:
+        _check_cache(command, resolved)
+        known = {each.name for each in fields(CacheOptions)}
+        action: Any = command.partition(" ")[2]
+        return CacheOptions(action=action, **{name: value for name, value in made.items() if name in known})
+    if command in (BUILD, PLAN):
         _check_build(resolved)
-        if made["state"] is None:
-            made["state"] = state_directory(environ, "ci-plugins")
-        return BuildOptions(**{each.name: made[each.name] for each in fields(BuildOptions)})
+        build = BuildOptions(**{each.name: made[each.name] for each in fields(BuildOptions)})
+        return PlanOptions(build=build, json=made["json"]) if command == PLAN else build
     if made["root"] is None:
         made["root"] = state_directory(environ, "ci-plugins-registry")
     return ServeOptions(**{each.name: made[each.name] for each in fields(ServeOptions)})
@@ -179,6 +208,18 @@ def state_directory(environ: Mapping[str, str], name: str) -> Path:
         return Path(given) / name
     home = environ.get("HOME", "")
     return Path(home) / ".local/state" / name if home else Path("/var/lib") / name
+
+
+def _check_cache(command: str, resolved: Mapping[str, Resolved]) -> None:
+    if command == CACHE_WHY and not resolved["subject"].value:
+        raise UsageError(
+            "cache why: nothing says what to explain",
+            remedy="Give an image's name or a step's key; cache tree shows them.",
+        )
+    if command == CACHE_PRUNE and resolved["older_than"].value is None and resolved["max_size"].value is None:
+        raise UsageError(
+            "cache prune: nothing says what to forget", remedy="Give --older-than 14d, --max-size 20GB, or both."
+        )
 
 
 _LEVELS = {"gzip": (0, 3), "zstd": (1, 22)}

@@ -73,6 +73,32 @@ class BuildOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PlanOptions:
+    """`ci-plugins plan`: of what would be built, options that a plan does not depend on have their defaults."""
+
+    build: BuildOptions
+    json: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheOptions:
+    """`ci-plugins cache ACTION`. Fields of other actions are None."""
+
+    action: Literal["tree", "why", "prune", "verify"]
+    #: URL of a cache; "auto" or "off": the index in `state`
+    cache: str
+    state: Path
+    insecure_registries: tuple[str, ...]
+    json: bool
+    #: why: an image's name, a key or the beginning of one
+    subject: str | None = None
+    #: prune: seconds
+    older_than: int | None = None
+    #: prune: bytes
+    max_size: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ServeOptions:
     """`ci-plugins serve`."""
 
@@ -81,3 +107,6 @@ class ServeOptions:
     #: 0: any free port
     port: int
     quiet: bool
+
+
+Settings = BuildOptions | PlanOptions | CacheOptions | ServeOptions

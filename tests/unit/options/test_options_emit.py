@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import string
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -14,10 +15,11 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
 from ci_plugins.oci import Platform, Reference
-from ci_plugins.options import BuildOptions, Output, ServeOptions, help_text, parse
-from ci_plugins.options.declared import options_of
+from ci_plugins.options import BuildOptions, CacheOptions, Output, PlanOptions, ServeOptions, help_text, parse
+from ci_plugins.options.declared import CACHE, COMMANDS, PLAN, options_of
 from ci_plugins.options.emit import documents, file_schema, to_argv
-from ci_plugins.options.model import format_size
+from ci_plugins.options.model import DURATION, format_duration, format_size
+from ci_plugins.options.settings import Settings
 
 DOCS = Path(__file__).parents[3] / "docs"
 
@@ -70,10 +72,40 @@ builds = st.builds(
     run_env=mappings,
 )
 serves = st.builds(ServeOptions, root=paths, host=text, port=st.integers(0, 65535), quiet=st.booleans())
+hosts = several(st.sampled_from(["reg.example", "reg.example:5000", "localhost"]))
+caches = st.builds(
+    CacheOptions,
+    action=st.sampled_from(["tree", "verify"]),
+    cache=text,
+    state=paths,
+    insecure_registries=hosts,
+    json=st.booleans(),
+) | st.builds(
+    CacheOptions,
+    action=st.just("prune"),
+    cache=text,
+    state=paths,
+    insecure_registries=hosts,
+    json=st.booleans(),
+    older_than=st.integers(1, 10**4).map(lambda minutes: minutes * 60),
+    max_size=st.none() | st.integers(1, 1 << 45),
+)
 
 
-@given(builds | serves)
-def test_options_survive_the_round_trip_through_argv(options: BuildOptions | ServeOptions) -> None:
+def planned(options: BuildOptions, json: bool) -> PlanOptions:
+    """With the defaults of what a plan does not take."""
+    taken = {option.field for option in options_of(PLAN)}
+    others = {
+        option.field: option.empty for option in options_of("build") if option.field not in taken and option.in_file
+    }
+    return PlanOptions(build=replace(options, **others), json=json)
+
+
+plans = st.builds(planned, builds, st.booleans())
+
+
+@given(builds | serves | caches | plans)
+def test_options_survive_the_round_trip_through_argv(options: Settings) -> None:
     assert parse(to_argv(options), {}, Path("/nowhere")).options == options
 
 
@@ -81,6 +113,11 @@ def test_options_survive_the_round_trip_through_argv(options: BuildOptions | Ser
 def test_sizes_are_written_exactly(size: int) -> None:
     option = next(option for option in options_of("build") if option.name == "memory-budget")
     assert option.kind.parse(format_size(size)) == size
+
+
+@given(st.integers(0, 10**5))
+def test_durations_are_written_exactly(minutes: int) -> None:
+    assert DURATION.parse(format_duration(minutes * 60)) == minutes * 60
 
 
 @pytest.mark.parametrize("name", documents())
@@ -116,10 +153,17 @@ def test_exit_codes_of_different_meaning_differ() -> None:
 
 
 @pytest.mark.parametrize("width", [60, 100])
-@pytest.mark.parametrize("command", ["build", "serve"])
+@pytest.mark.parametrize("command", COMMANDS)
 def test_help_lists_every_option_within_the_width(command: str, width: int) -> None:
     shown = help_text(command, width)
     for option in options_of(command):
         assert option.flag in shown
     described = [line for line in shown.splitlines() if line.startswith(" " * 30)]
     assert max(len(line) for line in described) <= max(width, 68)
+
+
+def test_help_of_a_group_lists_its_commands() -> None:
+    shown = help_text("cache")
+    assert all(command in shown for command in CACHE)
+    assert "serve" not in shown
+    assert all(command in help_text() for command in COMMANDS)

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from ci_plugins.errors import CiPluginsError, ConfigError, UsageError
-from ci_plugins.options import BuildOptions, Invocation, Output, ServeOptions, Source, parse
-from ci_plugins.options.declared import OPTIONS, options_of
+from ci_plugins.options import BuildOptions, CacheOptions, Invocation, Output, PlanOptions, ServeOptions, Source, parse
+from ci_plugins.options.declared import CACHE, OPTIONS, options_of
 from ci_plugins.options.foreign import INSTEAD
 
 HOME = {"HOME": "/home/someone"}
@@ -37,6 +37,10 @@ def test_settings_have_exactly_the_declared_options() -> None:
     for command, settings in (("build", BuildOptions), ("serve", ServeOptions)):
         declared = {option.field for option in options_of(command)} - {"config", "debug"}
         assert {field.name for field in fields(settings)} == declared
+    declared = {option.field for command in CACHE for option in options_of(command)} - {"config", "debug"}
+    assert {field.name for field in fields(CacheOptions)} - {"action"} == declared
+    declared = {option.field for option in options_of("plan")} - {"config", "debug", "json"}
+    assert declared < {field.name for field in fields(BuildOptions)}
 
 
 def test_names_flags_variables_and_keys_are_unique() -> None:
@@ -133,7 +137,7 @@ def test_the_state_directory_follows_xdg() -> None:
     [
         (["--taag", "x"], "unknown option --taag", "--tag"),
         (["-z"], "unknown option -z", ""),
-        (["--cache-from", "x"], "--cache-from of docker build", "--state"),
+        (["--cache-from", "x"], "--cache-from of docker build", "--cache URL"),
         (["--load"], "--load of docker build", "--output oci:DIR"),
         (["--secret=id=x"], "--secret of docker build", "--run-env"),
         (["--tag"], "--tag: needs a value", ""),
@@ -169,6 +173,53 @@ def test_an_unknown_command_is_told_with_the_nearest() -> None:
     with pytest.raises(UsageError) as caught:
         parse(["biuld"], HOME)
     assert "build" in caught.value.remedy
+
+
+def test_a_plan_takes_what_it_depends_on_and_nothing_else(tmp_path: Path) -> None:
+    file(tmp_path, "report_dir: report\ntag: [a:1]\nprefer: pull\n")
+    options = parse(["plan", "--json", "--build-arg", "A=1", "src"], HOME, tmp_path).options
+    assert isinstance(options, PlanOptions)
+    assert options.json
+    build = options.build
+    assert (build.context, dict(build.build_args), build.prefer, build.report_dir) == (
+        Path("src"), {"A": "1"}, "pull", None
+    )  # fmt: skip
+    with pytest.raises(UsageError, match="unknown option --output"):
+        parse(["plan", "--output", "oci:x"], HOME, tmp_path)
+
+
+def test_commands_of_two_words() -> None:
+    options = parse(["cache", "prune", "--older-than", "14d", "--max-size=20GB"], HOME, Path("/nowhere")).options
+    assert isinstance(options, CacheOptions)
+    assert (options.action, options.older_than, options.max_size, options.subject) == (
+        "prune",
+        14 * 86400,
+        20 << 30,
+        None,
+    )
+    why = parse(["cache", "why", "localhost:5000/app"], HOME, Path("/nowhere")).options
+    assert isinstance(why, CacheOptions)
+    assert why.subject == "localhost:5000/app"
+    assert parse(["cache"], HOME).topic == "cache"
+    assert parse(["help", "cache", "tree"], HOME).topic == "cache tree"
+    assert parse(["cache", "tree", "-h"], HOME).topic == "cache tree"
+
+
+@pytest.mark.parametrize(
+    ("argv", "message", "remedy"),
+    [
+        (["cache", "tre"], "unknown command cache tre", "tree, why, prune or verify"),
+        (["cache", "why"], "nothing says what to explain", "cache tree"),
+        (["cache", "prune"], "nothing says what to forget", "--older-than"),
+        (["cache", "prune", "--older-than", "14"], "expected a duration", ""),
+        (["cache", "tree", "x"], "unexpected argument", ""),
+    ],
+)
+def test_bad_cache_commands_are_usage_errors(argv: list[str], message: str, remedy: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        parse(argv, HOME)
+    assert message in str(caught.value)
+    assert remedy in caught.value.remedy
 
 
 def test_help_and_version_need_nothing_else() -> None:
