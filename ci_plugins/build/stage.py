@@ -282,4 +282,4 @@ def _origin(record: CacheRecord) -> Reference | None:
 
 
 def _record(step: Step, layer: RecordedLayer | None, created: str, seconds: float) -> CacheRecord:
-    return CacheRecord(step.key, step.parent, step.title, layer, created, seconds)
+    return CacheRecord(step.key, step.parent, step.title, layer, created, seconds, inputs=step.describe())

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import posixpath
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from struct import Struct
 
 from ci_plugins.layer.copy_mode import Chmod
@@ -20,6 +21,21 @@ _VERSION = b"copy 1"
 #: mode, uid, gid, device major and minor, size
 _NUMBERS = Struct("<6Q").pack
 _LENGTH = Struct("<Q").pack
+#: bytes that `CopySources.files` keeps of a file's digest
+MARK_SIZE = 4
+
+
+@dataclass(frozen=True, slots=True)
+class CopySources:
+    """What a COPY or ADD reads: `digest` names all of it.
+
+    `count` is that of files and links. `files` says, for people who ask what changed, what was selected: path → the
+    first bytes of a digest over all that counts of it; paths of directories end with a slash. Nothing is read for it.
+    """
+
+    digest: Digest
+    count: int
+    files: Callable[[], Mapping[str, bytes]]
 
 
 def copy_digest(request: CopyRequest, sources: FileTree) -> Digest:
@@ -30,6 +46,11 @@ def copy_digest(request: CopyRequest, sources: FileTree) -> Digest:
     modification times, the order of a directory, what .dockerignore or --exclude leave out. Every field is preceded by
     its length. Raises what `copy_items` raises for its sources.
     """
+    return copy_sources(request, sources).digest
+
+
+def copy_sources(request: CopyRequest, sources: FileTree) -> CopySources:
+    """As `copy_digest`, and what the digest was made of."""
     chmod = Chmod.parse(request.chmod)
     rows = [row for selected in select(request, sources) for row in _rows(selected, sources)]
     contents = iter(sources.content_digests([row.path for row in rows if _is_read(row.entry)]))
@@ -48,7 +69,23 @@ def copy_digest(request: CopyRequest, sources: FileTree) -> Digest:
     for name, data in request.inline.items():
         fields += [_text(name), data, _NUMBERS(chmod.apply(0o644, directory=False), uid, gid, 0, 0, 0)]
     digest = hashlib.sha256(b"".join([part for field in fields for part in (_LENGTH(len(field)), field)]))
-    return Digest("sha256:" + digest.hexdigest())
+    count = sum(row.entry.type is not EntryType.DIRECTORY for row in rows)
+    return CopySources(Digest("sha256:" + digest.hexdigest()), count, partial(_files, request, sources, rows))
+
+
+def _files(request: CopyRequest, sources: FileTree, rows: Sequence[_Row]) -> Mapping[str, bytes]:
+    chmod = Chmod.parse(request.chmod)
+    contents = iter(sources.content_digests([row.path for row in rows if _is_read(row.entry)]))
+    marks: dict[str, bytes] = {}
+    for row in rows:
+        content = next(contents) if _is_read(row.entry) else ""
+        if row.mark == "c":
+            continue
+        fields = _entry_fields(landed(row.name, row.entry, chmod, request.owner), row.mark, content, row.same_as)
+        mark = hashlib.sha256(b"".join([part for field in fields for part in (_LENGTH(len(field)), field)]))
+        slash = "/" if row.entry.type is EntryType.DIRECTORY else ""
+        marks[row.path + slash] = mark.digest()[:MARK_SIZE]
+    return marks
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from ci_plugins.dockerfile import parse_instruction, support
 from ci_plugins.dockerfile.expand import Scope
@@ -12,10 +13,12 @@ from ci_plugins.dockerfile.predefined import PROXY_ARGS, platform_args
 from ci_plugins.dockerfile.stages import Dockerfile, stage_references
 from ci_plugins.dockerfile.stages import Stage as ParsedStage
 from ci_plugins.errors import PlatformNotAvailable, UnsupportedInstruction, placed
-from ci_plugins.layer.copy import FileTree, copy_digest
+from ci_plugins.layer.copy import FileTree
+from ci_plugins.layer.copy_digest import CopySources, copy_sources
 from ci_plugins.mounts.spec import mount_spec
 from ci_plugins.oci import Digest, ImageConfig, Platform
 from ci_plugins.plan.image import apply, scratch_config
+from ci_plugins.plan.inputs import image_name, step_inputs
 from ci_plugins.plan.keys import Field, base_key, step_key
 from ci_plugins.plan.steps import BaseImage, CacheMount, CopyWork, Network, Stage, Step, Work, WorkdirWork
 from ci_plugins.plan.work import copy_work, created_by, run_work
@@ -46,6 +49,8 @@ class _State:
     args: dict[str, str] = field(default_factory=dict)
     cmd_was_set: bool = False
     number: int = 1
+    #: the image the next step stands on, for people; empty if that is another step
+    root: str = ""
     steps: list[Step] = field(default_factory=list)
 
 
@@ -106,7 +111,7 @@ class Evaluator:
     def _root(self, image: str, parsed: ParsedStage) -> tuple[BaseImage | int | None, _State]:
         if image == "scratch":
             config = scratch_config(self._inputs.platform)
-            return None, _State(config, base_key(self._inputs.platform, None), config.env())
+            return None, _State(config, base_key(self._inputs.platform, None), config.env(), root="scratch")
         earlier = self._dockerfile.stage(image, before=parsed.index)
         if earlier is not None:
             stage = self.stage(earlier)
@@ -116,7 +121,8 @@ class Evaluator:
         found = self._inputs.image(image, parsed.from_)
         known = {name: found.config.extra[name] for name in ("os.version", "os.features") if name in found.config.extra}
         config = replace(found.config, extra=known)
-        return found, _State(config, base_key(self._inputs.platform, found.digest), config.env())
+        key = base_key(self._inputs.platform, found.digest)
+        return found, _State(config, key, config.env(), root=image_name(found))
 
     def _add(self, instruction: Instruction, parsed: ParsedStage, state: _State) -> None:
         expanded = self._expanded(instruction, state)
@@ -142,9 +148,10 @@ class Evaluator:
                 before=before,
                 after=after,
                 created_by=created_by(expanded, before, state.args, work),
+                describe=partial(step_inputs, instruction, work, dict(state.args), state.root),
             )
         )
-        state.key, state.config = key, after
+        state.key, state.config, state.root = key, after, ""
 
     def _work(
         self, instruction: Instruction, parsed: ParsedStage, state: _State, after: ImageConfig
@@ -173,9 +180,11 @@ class Evaluator:
         origin, origin_key = self._origin(name, instruction, parsed)
         copy = copy_work(instruction, state.config, origin)
         request = copy.request
+        read: CopySources | None = None
         if origin is None:
             with placed(instruction.location):
-                origin_key = copy_digest(request, self._inputs.context())
+                read = copy_sources(request, self._inputs.context())
+            origin_key = read.digest
         inputs: tuple[Field, ...] = (
             origin_key,
             list(request.sources),
@@ -189,7 +198,7 @@ class Evaluator:
             request.link,
             dict(request.inline),
         )
-        return copy, inputs
+        return replace(copy, origin_key=origin_key, read=read), inputs
 
     def _mounts(self, run: Run, parsed: ParsedStage, state: _State) -> list[CacheMount]:
         mounts = []

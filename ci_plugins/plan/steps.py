@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 from ci_plugins.dockerfile.instructions import Instruction
+from ci_plugins.layer.copy_digest import CopySources
 from ci_plugins.layer.copy_request import CopyRequest
 from ci_plugins.mounts.spec import MountSpec
 from ci_plugins.oci import Descriptor, Digest, ImageConfig, Manifest, Reference
@@ -55,12 +56,15 @@ class RunWork:
 
 @dataclass(frozen=True, slots=True)
 class CopyWork:
-    """COPY or ADD. `origin` is None for the build context, a stage's index, or an image. `chown` is resolved when the
-    step is executed: names stand in the files below."""
+    """COPY or ADD. `origin` is None for the build context, a stage's index, or an image; `origin_key` names what is
+    there, and `read` knows more of a build context. `chown` is resolved when the step is executed: names stand in the
+    files below."""
 
     request: CopyRequest
     chown: str
     origin: int | BaseImage | None
+    origin_key: Digest | None = None
+    read: CopySources | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +106,8 @@ class Step:
     after: ImageConfig
     #: the config history's `created_by`
     created_by: str
+    #: makes the words that say what the key was made of (plan/inputs.py); only what is executed or explained is asked
+    describe: Callable[[], Mapping[str, str]] = field(default=dict, compare=False, repr=False)
 
     @property
     def title(self) -> str:
