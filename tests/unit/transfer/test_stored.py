@@ -35,8 +35,7 @@ def test_a_flipped_byte_is_found_before_the_last_block(store: LocalStore, offset
     store.path(BLOB.digest).write_bytes(damaged)
     sent = bytearray()
     with pytest.raises(BlobLost):
-        for block in StoredBlob(store, BLOB).blocks(offset):
-            sent += block
+        sent.extend(byte for block in StoredBlob(store, BLOB).blocks(offset) for byte in block)
     assert len(sent) < len(DATA) - offset
     assert not store.has(BLOB)
 
