@@ -6,16 +6,17 @@ Decompression and hashing run in threads of their own, ahead of reading the arch
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from ci_plugins.errors import CorruptLayer
 from ci_plugins.events import ActiveSpan
-from ci_plugins.layer.assemble import Assembly, interpret
+from ci_plugins.layer.assemble import Assembly, Fate, interpret
 from ci_plugins.layer.compress import compression_of, decompress
-from ci_plugins.layer.entry import EntryType
+from ci_plugins.layer.entry import Entry, EntryType
 from ci_plugins.layer.pump import pump
 from ci_plugins.layer.tar import Buffer
 from ci_plugins.layer.tar_read import TarReader
@@ -64,8 +65,45 @@ def read_layer(blocks: Iterable[bytes], media_type: str, *, span: ActiveSpan, li
     return _read(blocks, media_type, span, limits, None)
 
 
+def digest_layer(
+    blocks: Iterable[bytes], media_type: str, *, span: ActiveSpan, limits: Limits = Limits()
+) -> tuple[Extracted, Mapping[str, Digest]]:
+    """The same, and the sha256 of every file's bytes by the path it was stored under."""
+    digester = _Digester()
+    return _read(blocks, media_type, span, limits, digester), digester.digests
+
+
+class Sink(Protocol):
+    """Who takes the entries of an archive, in its order."""
+
+    def place(self, entry: Entry, fate: Fate, content: Iterable[Buffer]) -> None: ...
+
+    def later(self, entry: Entry, fate: Fate) -> None:
+        """A hard link whose file has not come yet."""
+
+    def finish(self, toc: Toc) -> None: ...
+
+
+class _Digester:
+    def __init__(self) -> None:
+        self.digests: dict[str, Digest] = {}
+
+    def place(self, entry: Entry, fate: Fate, content: Iterable[Buffer]) -> None:
+        if entry.type is EntryType.FILE:
+            sha256 = hashlib.sha256()
+            for piece in content:
+                sha256.update(piece)
+            self.digests[entry.path] = Digest(f"sha256:{sha256.hexdigest()}")
+
+    def later(self, entry: Entry, fate: Fate) -> None:
+        """A link has no bytes of its own."""
+
+    def finish(self, toc: Toc) -> None:
+        """Nothing is left to do."""
+
+
 def _read(
-    blocks: Iterable[bytes], media_type: str, span: ActiveSpan, limits: Limits, unpacker: Unpacker | None
+    blocks: Iterable[bytes], media_type: str, span: ActiveSpan, limits: Limits, unpacker: Sink | None
 ) -> Extracted:
     counted = _Counted(span)
     with closing(pump(decompress(blocks, compression_of(media_type)))) as plain:
@@ -76,7 +114,7 @@ def _read(
     return Extracted(toc, diff_id, counted.size, toc.implied_parents(), toc.missing_links())
 
 
-def unpack_tar(blocks: Iterable[bytes], unpacker: Unpacker | None, limits: Limits = Limits()) -> Toc:
+def unpack_tar(blocks: Iterable[bytes], unpacker: Sink | None, limits: Limits = Limits()) -> Toc:
     """An uncompressed archive to its table of contents and, with an unpacker, onto the disk."""
     reader, assembly = TarReader(blocks), Assembly()
     kept: dict[str, bytes] = {}

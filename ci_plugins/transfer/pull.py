@@ -18,7 +18,7 @@ from ci_plugins.cache.record import RecordedLayer
 from ci_plugins.errors import CorruptLayer, DigestMismatch, ImageNotFound, Interrupted, VerificationError
 from ci_plugins.events import ActiveSpan, Recorder
 from ci_plugins.layer.adopt import adopt_parents, copy_up_links
-from ci_plugins.layer.extract import Extracted, extract_layer, read_layer
+from ci_plugins.layer.extract import Extracted, digest_layer, extract_layer, read_layer
 from ci_plugins.layer.toc import Toc
 from ci_plugins.layer.tree import LayerTree
 from ci_plugins.oci import Descriptor, Digest, Reference, chain_id, hex_of
@@ -129,6 +129,17 @@ class LayerFetcher:
             extracting.result()
         self.start_tocs([layer])
         return self._layers.toc(layer.diff_id) or self._tocs[layer.diff_id].result()
+
+    def contents(self, layer: StoredLayer) -> tuple[Toc, Mapping[str, Digest]]:
+        """What it holds, and the sha256 of every file: read in one pass, nothing is extracted."""
+        return self._read(layer, self._contents_from)
+
+    def _contents_from(self, layer: StoredLayer, blocks: Iterator[bytes]) -> tuple[Toc, Mapping[str, Digest]]:
+        with self._recorder.span("extract", f"{_label(layer)} (digests only)", self._parent) as span:
+            extracted, digests = digest_layer(blocks, layer.descriptor.media_type, span=span)
+        self._check(layer, extracted, blocks)
+        self._layers.put_toc(layer.diff_id, extracted.toc)
+        return extracted.toc, digests
 
     def _once(
         self, futures: dict[Digest, Future[T]], key: Digest, work: Callable[[StoredLayer], T], layer: StoredLayer

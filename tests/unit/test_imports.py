@@ -27,6 +27,7 @@ ROOMS = (
     "plan",
     "sandbox",
     "transfer",
+    "foreign",
     "engine",
     "serve",
     "report",
