@@ -66,7 +66,7 @@ def decode(text: str) -> Mapping[str, bytes]:
         raise ValueError(f"not a table of files: {error}") from error
     count = int.from_bytes(raw[:4], "big")
     *names, marks = raw[4:].split(b"\0", count)
-    if len(names) != count or len(marks) != count * MARK_SIZE:
+    if len(raw) < 4 or len(names) != count or len(marks) != count * MARK_SIZE:
         raise ValueError("not a table of files: it was cut short")
     ordered = [name.decode("utf-8", "surrogateescape") for name in names]
     return {name: marks[n * MARK_SIZE : (n + 1) * MARK_SIZE] for n, name in enumerate(ordered)}

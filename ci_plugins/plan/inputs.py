@@ -26,6 +26,10 @@ from ci_plugins.plan.steps import BaseImage, CopyWork, RunWork, Work
 
 #: A longer value is cut and followed by a digest of the whole.
 LONGEST_VALUE = 200
+#: Stands for the value of an ARG that looks like a secret by its name.
+HIDDEN = "hidden"
+#: Nobody should, but people do pass these as an ARG: they are not spread further than they already are.
+_SECRET = re.compile(r"pass|secret|token|credential|auth|(^|_)key($|_)", re.IGNORECASE)
 _REFERENCE = re.compile(r"\$(?:\{([A-Za-z_][A-Za-z0-9_]*)|([A-Za-z_][A-Za-z0-9_]*))")
 
 
@@ -34,7 +38,7 @@ def step_inputs(instruction: Instruction, work: Work | None, args: Mapping[str, 
     another step."""
     inputs = {"base": base} if base else {}
     named = args.keys() if isinstance(work, RunWork) else _referred_to(instruction.source) & args.keys()
-    inputs |= {f"arg.{name}": shown(args[name]) for name in sorted(named)}
+    inputs |= {f"arg.{name}": _shown(name, args[name]) for name in sorted(named)}
     match work:
         case CopyWork():
             inputs |= _copy_inputs(work)
@@ -47,10 +51,12 @@ def image_name(image: BaseImage) -> str:
     return f"{image.name}@{image.digest}"
 
 
-def shown(value: str) -> str:
-    if len(value) <= LONGEST_VALUE:
+def _shown(name: str, value: str) -> str:
+    hidden = bool(_SECRET.search(name))
+    if len(value) <= LONGEST_VALUE and not hidden:
         return value
-    return f"{value[:LONGEST_VALUE]}… ({sha256_digest(value.encode('utf-8', 'surrogateescape'))[7:19]})"
+    start = HIDDEN if hidden else f"{value[:LONGEST_VALUE]}…"
+    return f"{start} ({sha256_digest(value.encode('utf-8', 'surrogateescape'))[7:19]})"
 
 
 def _referred_to(source: str) -> set[str]:

@@ -30,14 +30,15 @@ class Rates:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """For one stage: of `known` leading steps `reused` are kept. Seconds estimated for fetching their layers, and for
-    running again what is not kept."""
+    """For one stage: of `known` leading steps `reused` are kept. Seconds estimated for fetching their layers, for
+    running again what is not kept, and for fetching the layers of all."""
 
     stage: int
     known: int
     reused: int
     pull_seconds: float
     rebuild_seconds: float
+    pull_all_seconds: float
 
 
 @dataclass(slots=True)
@@ -61,7 +62,7 @@ class Weigher:
             reused = max(count for count in range(known + 1) if costs[count][0] == 0)
         else:
             reused = min(range(known + 1), key=lambda count: (sum(costs[count]), -count))
-        self.choices.append(Choice(stage.index, known, reused, costs[reused][0], costs[reused][1]))
+        self.choices.append(Choice(stage.index, known, reused, *costs[reused], costs[known][0]))
         return reused
 
     def _cost(self, records: Sequence[CacheRecord], count: int) -> tuple[float, float]:
