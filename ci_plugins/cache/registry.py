@@ -1,0 +1,281 @@
+"""An index that many runners share, in the registry that has the layers: it needs nothing else set up.
+
+Every record is an artifact of its own (`registry_documents`), which keeps its layer and tables of contents alive
+against garbage collection. A scope's recent records are also in one snapshot, so that a lookup is one GET a scope.
+
+What a registry cannot do: compare and swap, so two writers may take a snapshot back and forth until both see their
+records in it; tell when something was used, so `touch` writes a snapshot, and at most once a day for a record; hold
+records whose layers it does not have (RecordsLeftOut). `scopes`, `records`, `children`, `images`, `remove` and `prune`
+list all tags of the repository, which is slow in a large one; deleting is allowed by few registries, elsewhere an empty
+artifact takes the place. Who may push to the repository may write to every scope.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
+from typing import TypeVar
+
+from ci_plugins.cache.forest import Node, first_of_names, is_what_it_says, newest_first, to_prune
+from ci_plugins.cache.record import KEY_VERSION, CacheRecord, ImageRecord
+from ci_plugins.cache.registry_documents import (
+    Entry,
+    as_held,
+    image_tag,
+    kind_of,
+    read_any_record,
+    read_image,
+    read_record,
+    read_snapshot,
+    record_tag,
+    scope_of_record,
+    snapshot_tag,
+    write_image,
+    write_record,
+)
+from ci_plugins.cache.registry_repository import BlobMissing, CacheRepository
+from ci_plugins.cache.registry_snapshots import Snapshots
+from ci_plugins.cache.store import Pruned, RecordsLeftOut
+from ci_plugins.errors import RegistryUnreachable
+from ci_plugins.oci import Descriptor, Digest
+from ci_plugins.storage.registry import RegistryClient
+
+A = TypeVar("A")
+B = TypeVar("B")
+
+#: tags by kind, by the tag of their scope's snapshot
+Tags = defaultdict[str, defaultdict[str, list[str]]]
+
+_DAY = 86400.0
+
+
+class RegistryStore:
+    """`CacheStore` in one repository of a registry, besides whatever else is in it.
+
+    `client_for` gives clients of other registries, for tables of contents that are only there. `patience` is how many
+    seconds the requests of one step (all snapshots, all records …) may take together. `clock` tells seconds since the
+    epoch. What was read of a scope is kept: a lookup does not see what others write later.
+    """
+
+    def __init__(
+        self,
+        client: RegistryClient,
+        repository: str,
+        client_for: Callable[[str], RegistryClient] | None = None,
+        *,
+        patience: float = 20.0,
+        touch_every: float = _DAY,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._repository = CacheRepository(client, repository, client_for or _no_client)
+        self._patience, self._touch_every, self._clock = patience, touch_every, clock
+        self._snapshots = Snapshots(self._repository, patience)
+        self._lock = threading.Lock()
+        #: tables of contents that no record names yet
+        self._staged: dict[Digest, bytes] = {}
+
+    @property
+    def name(self) -> str:
+        return self._repository.name
+
+    # -- for building -----------------------------------------------------------------------------------------------
+
+    def lookup(self, keys: Sequence[Digest], scopes: Sequence[str]) -> Mapping[Digest, CacheRecord]:
+        """Keys that no snapshot has are looked for one by one in the scopes whose snapshot says that there are more,
+        or cannot be read."""
+        names = list(dict.fromkeys(scopes))
+        snapshots = self._snapshots.get(names) if keys else {}
+        found: dict[Digest, CacheRecord] = {}
+        for scope in snapshots:
+            for key in keys:
+                entry = snapshots[scope].entries.get(key)
+                if key not in found and entry and (record := entry.record(scope)):
+                    found[key] = record
+        unsure = [scope for scope in snapshots if not snapshots[scope].complete]
+        asked = [(scope, key) for scope in unsure for key in dict.fromkeys(keys) if key not in found]
+        for place, entry in zip(asked, self._together(self._one, asked), strict=True):
+            if entry and (record := entry.record(place[0])):
+                found.setdefault(record.key, record)
+        return found
+
+    def put(self, records: Sequence[CacheRecord], images: Sequence[ImageRecord] = ()) -> None:
+        """Many at once cost less than one by one: each call writes the snapshots of its scopes."""
+        if not records and not images:
+            return
+        self._together(lambda _: self._repository.hold_empty(), [None])
+        stored = self._together(self._store, records)
+        self._together(
+            lambda image: self._repository.put(image_tag(image.scope, image.name), write_image(image)), images
+        )
+        written: dict[str, list[Entry]] = defaultdict(list)
+        for record, entry in zip(records, stored, strict=True):
+            if entry:
+                written[record.scope].append(entry)
+        for scope, entries in written.items():
+            self._snapshots.add(scope, entries)
+        left_out = [record for record, entry in zip(records, stored, strict=True) if entry is None]
+        if left_out:
+            raise RecordsLeftOut(_explained(left_out, self.name), len(left_out))
+
+    def touch(self, keys: Sequence[Digest], scope: str) -> None:
+        """Only records of the snapshot: the longest unused are not in there any more."""
+        now = self._clock()
+        snapshot = self._snapshots.get([scope])[scope]
+        known = [snapshot.entries[key] for key in keys if key in snapshot.entries]
+        if old := [entry for entry in known if entry.used + self._touch_every <= now]:
+            self._snapshots.add(scope, [replace(entry, used=round(now, 3)) for entry in old])
+
+    def tocs(self, wanted: Sequence[tuple[Descriptor, Sequence[str]]]) -> Mapping[Digest, bytes]:
+        """From this repository, else from those named."""
+        answers = self._together(self._toc, wanted)
+        return {item.digest: data for (item, _), data in zip(wanted, answers, strict=True) if data is not None}
+
+    def put_tocs(self, tocs: Mapping[Digest, bytes]) -> None:
+        """Sent with the first record that names them: before that, garbage collection would take them."""
+        with self._lock:
+            self._staged.update(tocs)
+
+    def close(self) -> None:
+        """Sees to it that this process's records have stayed in the snapshots."""
+        self._snapshots.settle()
+
+    # -- for looking at ---------------------------------------------------------------------------------------------
+
+    def children(self, key: Digest, scopes: Sequence[str]) -> tuple[CacheRecord, ...]:
+        return newest_first(record for record in self.records(scopes) if record.parent == key)
+
+    def images(self, scopes: Sequence[str]) -> tuple[ImageRecord, ...]:
+        tags = self._tags()
+        found = [image for scope in dict.fromkeys(scopes) for image in self._images(scope, tags)]
+        return first_of_names(found, scopes)
+
+    def records(self, scopes: Sequence[str]) -> Iterator[CacheRecord]:
+        tags = self._tags()
+        for scope in dict.fromkeys(scopes):
+            for entry in self._entries(scope, tags).values():
+                if record := entry.record(scope):
+                    yield record
+
+    def scopes(self) -> tuple[str, ...]:
+        return tuple(sorted(self._scopes(self._tags())))
+
+    # -- for forgetting ---------------------------------------------------------------------------------------------
+
+    def remove(self, keys: Sequence[Digest], scope: str) -> None:
+        if keys:
+            self._remove(set(keys), scope, self._tags())
+
+    def prune(self, *, older_than: datetime | None = None, max_size: int | None = None) -> Pruned:
+        """Reads all records. What is removed is free once the registry has collected its garbage."""
+        tags = self._tags()
+        nodes: list[Node] = []
+        for scope in self._scopes(tags):
+            for entry in self._entries(scope, tags).values():
+                record = entry.record(scope)
+                nodes.append(Node.of(record, entry.used) if record else Node(scope, entry.key, "", "", 0, entry.used))
+        gone, pruned = to_prune(nodes, older_than, max_size)
+        for scope in dict.fromkeys(node.scope for node in gone):
+            self._remove({Digest(node.key) for node in gone if node.scope == scope}, scope, tags)
+        return pruned
+
+    def _remove(self, keys: set[Digest], scope: str, tags: Tags) -> None:
+        images = [image for image in self._images(scope, tags) if not keys.isdisjoint(image.keys)]
+        doomed = [record_tag(scope, key) for key in keys] + [image_tag(scope, image.name) for image in images]
+        self._together(self._repository.remove, doomed)
+        self._snapshots.drop(scope, keys)
+
+    # -- one of many ------------------------------------------------------------------------------------------------
+
+    def _store(self, record: CacheRecord) -> Entry | None:
+        """None if its layer cannot be held here."""
+        blobs: list[Descriptor] = []
+        if record.layer:
+            blobs.append(as_held(record.layer.descriptor))
+            if not self._repository.hold(blobs[0], record.repositories):
+                return None
+        for layer in (*([record.layer] if record.layer else []), *record.base):
+            if layer.toc and self._hold_toc(layer.toc, record.repositories):
+                blobs.append(as_held(layer.toc))
+        now = round(self._clock(), 3)
+        entry = Entry(record.key, KEY_VERSION, now, record.to_json(), tuple(dict.fromkeys(blobs)))
+        try:
+            self._repository.put(record_tag(record.scope, record.key), write_record(record.scope, entry))
+        except BlobMissing:  # collected since it was seen
+            return None
+        return entry
+
+    def _hold_toc(self, toc: Descriptor, repositories: Sequence[str]) -> bool:
+        with self._lock:
+            data = self._staged.get(toc.digest)
+        held = self._repository.hold(toc, repositories, data)
+        if held and data is not None:
+            with self._lock:
+                self._staged.pop(toc.digest, None)
+        return held
+
+    def _one(self, place: tuple[str, Digest]) -> Entry | None:
+        raw = self._repository.get(record_tag(*place))
+        return read_record(raw, *place) if raw else None
+
+    def _toc(self, wanted: tuple[Descriptor, Sequence[str]]) -> bytes | None:
+        descriptor, repositories = wanted
+        with self._lock:
+            data = self._staged.get(descriptor.digest)
+        if data is not None:
+            return data if is_what_it_says(data, descriptor) else None
+        return self._repository.blob(descriptor, repositories)
+
+    # -- all there is -----------------------------------------------------------------------------------------------
+
+    def _tags(self) -> Tags:
+        found: Tags = defaultdict(lambda: defaultdict(list))
+        for tag in self._together(lambda _: self._repository.tags(), [None])[0]:
+            if known := kind_of(tag):
+                kind, scope = known
+                found[scope][kind].append(tag)
+        return found
+
+    def _scopes(self, tags: Tags) -> set[str]:
+        """By their names, which snapshots and records carry; those that have records."""
+        raws = self._together(self._repository.get, [tag for kinds in tags.values() for tag in kinds["snapshot"]])
+        snapshots = {snapshot_tag(one.scope): one for raw in raws if raw and (one := read_snapshot(raw))}
+        names = {one.scope for one in snapshots.values() if one.entries}
+        unsure = [kinds["record"] for tag, kinds in tags.items() if tag not in snapshots or not snapshots[tag].complete]
+        for raw in self._together(self._repository.get, [tag for some in unsure for tag in some]):
+            if raw and (scope := scope_of_record(raw)) is not None:
+                names.add(scope)
+        return names
+
+    def _entries(self, scope: str, tags: Tags) -> dict[Digest, Entry]:
+        """What the snapshot has, as far as it is there, and what it does not have."""
+        listed = set(tags[snapshot_tag(scope)]["record"])
+        snapshot = self._snapshots.read(scope).entries
+        entries = {key: entry for key, entry in snapshot.items() if record_tag(scope, key) in listed}
+        others = sorted(listed.difference(record_tag(scope, key) for key in entries))
+        for raw in self._together(self._repository.get, others):
+            if raw and (entry := read_any_record(raw, scope)):
+                entries[entry.key] = entry
+        return entries
+
+    def _images(self, scope: str, tags: Tags) -> list[ImageRecord]:
+        raws = self._together(self._repository.get, tags[snapshot_tag(scope)]["image"])
+        return [image for raw in raws if raw and (image := read_image(raw, scope))]
+
+    def _together(self, work: Callable[[A], B], items: Sequence[A]) -> list[B]:
+        return self._repository.together(work, items, self._patience)
+
+
+def _explained(records: Sequence[CacheRecord], store: str) -> str:
+    some = ", ".join(repr(record.instruction) for record in records[:3]) + (", …" if len(records) > 3 else "")
+    return (
+        f"{len(records)} of the records are not in {store}, because their layers are neither in that repository "
+        f"nor in one it can take them from: {some}"
+    )
+
+
+def _no_client(registry: str) -> RegistryClient:
+    raise RegistryUnreachable(f"there is no connection to {registry} for the cache")
