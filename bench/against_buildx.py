@@ -29,6 +29,7 @@ ROOT = Path(__file__).resolve().parents[1]
 CACHE = ROOT / ".state" / "cache" / "debian"
 COMPRESSIONS = ("gzip", "zstd")
 CASES = ("cold", "one file changed", "unchanged")
+EMPTY_CASES = ("empty runner, one file changed", "empty runner, unchanged")
 BIG_LAYER_MIB = 2048
 MANY_FILES = 50_000
 
@@ -65,6 +66,11 @@ class Ours:
         ran = [step for step in timing["steps"] if step["instruction"].startswith("RUN") and step["state"] == "ran"]
         return Measured(total, sum(step["run_seconds"] for step in ran), timing["push_tail_seconds"] or 0.0, memory)
 
+    def forget(self, context: Path, tag: str, *arguments: str) -> tuple[str, ...]:
+        """Become an empty runner. What it may use of the builds before is in the registry already."""
+        shutil.rmtree(self.folder / "state")
+        return ()
+
     def steps(self) -> list[dict[str, object]]:
         return list(json.loads((self.folder / "report/timing.json").read_text())["steps"])
 
@@ -92,6 +98,18 @@ class Buildx:
         steps = [end for name, _, end, _ in ends if name.startswith("[") and not name.startswith("[internal]")]
         last = max((end for *_, end, _ in ends), default=0.0)
         return Measured(total, sum(end - start for start, end in ran), last - max(steps, default=last))
+
+    def forget(self, context: Path, tag: str, *arguments: str) -> tuple[str, ...]:
+        """Become an empty runner that has left its cache in the registry. Returns how the next build uses it."""
+        place = f"type=registry,ref={tag.rpartition(':')[0]}:cache"
+        if not (self.docker.directory / "remembered").exists():
+            self.build(context, tag, *arguments, "--cache-to", f"{place},mode=max")
+            (self.docker.directory / "remembered").touch()
+        images = self.docker("image", "ls", "--quiet", "--all").split()
+        if images:
+            self.docker("image", "rm", "--force", *sorted(set(images)))
+        self.docker("buildx", "prune", "--all", "--force")
+        return "--cache-from", place, "--cache-to", f"{place},mode=max"
 
 
 def vertexes(text: str) -> Iterator[tuple[str, float, float, bool]]:
@@ -186,11 +204,14 @@ def python_example(folder: Path, tools: Sequence[str]) -> dict[tuple[str, str, s
                 shutil.copytree(ROOT / "examples/python-web", context)
                 with fresh(folder, name, compression) as (tool, registry):
                     argument = f"BASE={copy_base(base, registry)}"
-                    for case in CASES:
-                        if case == "one file changed":
+                    for case in (*CASES, *EMPTY_CASES):
+                        tag, how = f"{registry.host}/app:1", ("--build-arg", argument)
+                        if case in EMPTY_CASES:
+                            how += tool.forget(context, tag, *how)
+                        if case.endswith("one file changed"):
                             with (context / "src/app.py").open("a") as source:
                                 source.write("# changed\n")
-                        measured = tool.build(context, f"{registry.host}/app:1", "--build-arg", argument)
+                        measured = tool.build(context, tag, *how)
                         found[name, compression, case] = measured
                         progress(f"{name}, {compression}, {case}: {measured.total:.2f} s")
     return found
@@ -265,7 +286,7 @@ def compared(found: dict[tuple[str, str, str], Measured]) -> Iterator[str]:
 
 def order(key: tuple[str, str, str]) -> tuple[int, int, str]:
     name, compression, case = key
-    return COMPRESSIONS.index(compression), CASES.index(case), name
+    return COMPRESSIONS.index(compression), (*CASES, *EMPTY_CASES).index(case), name
 
 
 def progress(text: str) -> None:
