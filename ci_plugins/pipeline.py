@@ -30,14 +30,16 @@ from ci_plugins.errors import CiPluginsError, Interrupted, PlatformNotAvailable
 from ci_plugins.events import ActiveSpan, Recorder
 from ci_plugins.layer.budget import MemoryBudget
 from ci_plugins.layer.compress import Compression
+from ci_plugins.mounts.listing import Limits
 from ci_plugins.mounts.manager import MountManager
+from ci_plugins.mounts.open import open_chunks
 from ci_plugins.oci import Descriptor, Digest, Manifest, Platform, Reference
 from ci_plugins.options.settings import BuildOptions
 from ci_plugins.plan.evaluate import Evaluator, Inputs
 from ci_plugins.plan.keys import base_key
 from ci_plugins.plan.planner import Plan, make_plan
 from ci_plugins.plan.steps import RunWork, Stage
-from ci_plugins.plan.weigh import Rates, Weigher
+from ci_plugins.plan.weigh import Weigher
 from ci_plugins.sandbox.network_profile import NetworkProfile, host_proxies
 from ci_plugins.storage.local import LocalStore
 from ci_plugins.storage.oci_layout import OciLayout
@@ -45,6 +47,7 @@ from ci_plugins.storage.registry import RegistryClient, RegistryDestination, Reg
 from ci_plugins.transfer.bases import BaseImages
 from ci_plugins.transfer.pull import LayerFetcher
 from ci_plugins.transfer.push import Push, Target
+from ci_plugins.transfer.rates import load_rates, save_rates
 from ci_plugins.transfer.stored import BlobLost, StoredBlob
 from ci_plugins.transfer.workers import Workers
 
@@ -111,6 +114,7 @@ class _Build:
         self.origin = RegistryOrigin(self.client)
         self.cache = self._open_cache()
         stack.callback(self.cache.close)
+        self.rates = load_rates(options.state / "rates.json")
         self.scopes = (options.cache_scope, *options.cache_read)
         #: records of this build: by key those of executed steps, by manifest those of base images
         self.made: dict[Digest, CacheRecord] = {}
@@ -128,7 +132,7 @@ class _Build:
             stop=self.halt.event,
             tocs=self.cache.tocs,
         )
-        self.mounts = MountManager(options.state / "mounts", options.cache_mounts, recorder)
+        self.mounts = self._cache_mounts()
         self.context = cache(lambda: Context.open(options.context, self.dockerfile_path))
 
     def run(self) -> BuildResult:
@@ -152,6 +156,8 @@ class _Build:
         if push is not None:
             self._publish(push, plan, image, manifest)
         self._share(plan, manifest)
+        self._learn()
+        self.mounts.save(self.span, self.halt.event)
         return manifest
 
     # -- the end ----------------------------------------------------------------------------------------------------
@@ -203,7 +209,7 @@ class _Build:
             self.recorder.warn(f"--build-arg {', '.join(unused)}: no ARG of this name, the value is not used")
         stages = evaluator.evaluated()
         records = self._lookup(stages)
-        weigher = Weigher(self.options.prefer, Rates(), self._at_hand)
+        weigher = Weigher(self.options.prefer, self.rates, self._at_hand)
         return make_plan(stages, target, {} if self.options.no_cache else records, self._usable, weigher)
 
     def _lookup(self, stages: Sequence[Stage]) -> Mapping[Digest, CacheRecord]:
@@ -233,6 +239,28 @@ class _Build:
             url = f"registry://{first.registry}/{first.repository}" if first else "off"
         shared = None if url == "off" else open_store(url, self.client)
         return open_chain(self.options.state / "index.sqlite", shared, self.recorder.warn)
+
+    def _learn(self) -> None:
+        try:
+            save_rates(self.options.state / "rates.json", self.rates, self.recorder.spans())
+        except OSError as error:
+            self.recorder.warn(f"what fetching costs could not be noted: {error}")
+
+    def _cache_mounts(self) -> MountManager:
+        options, remote = self.options, None
+        if options.cache_mounts == "shared":
+            pushed = next(iter(options.tags), None) if options.push else None
+            remote = open_chunks(options.cache, pushed, self.client)
+            if remote is None:
+                self.recorder.warn("--cache-mounts shared: neither --cache nor --push names a place; they stay here")
+        return MountManager(
+            options.state / "mounts",
+            options.cache_mounts,
+            self.recorder,
+            limits=Limits(options.cache_mounts_max_size, options.cache_mounts_expire * 86400.0),
+            remote=remote,
+            scopes=self.scopes,
+        )
 
     def _record(self, record: CacheRecord) -> None:
         record = replace(record, scope=self.options.cache_scope)

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from ci_plugins.errors import state_errors
+from ci_plugins.errors import StateError, state_errors
 from ci_plugins.events import ActiveSpan, Recorder
 from ci_plugins.mounts.bind import Bind
+from ci_plugins.mounts.listing import Limits
+from ci_plugins.mounts.save import Saved
 from ci_plugins.mounts.seed import place
-from ci_plugins.mounts.slots import Slot, clear, lease
+from ci_plugins.mounts.slots import Slot, clear, idle_since, lease, try_slot
 from ci_plugins.mounts.spec import MountRequest, MountSpec, Sharing
+from ci_plugins.mounts.store import ChunkStore
+from ci_plugins.mounts.travel import Travel
 from ci_plugins.oci import hex_of
 
 Mode = Literal["off", "local", "shared"]
+
+DEFAULT_LIMITS = Limits(size=2 << 30, age=30 * 86400.0)
 
 #: the stronger one counts where one RUN mounts the same directory twice
 _STRENGTH: tuple[Sharing, ...] = ("shared", "private", "locked")
@@ -27,11 +35,27 @@ _STRENGTH: tuple[Sharing, ...] = ("shared", "private", "locked")
 class MountManager:
     """Directories below `root`. Thread safe, safe between processes.
 
-    `mode` "off": every step finds its mounts new, and what it leaves there is thrown away.
+    `mode` "off": every step finds its mounts new, and what it leaves there is thrown away. "local": they stay on this
+    machine. "shared": a mount that this machine does not have is taken from `remote` when the first step wants it, out
+    of the first of `scopes` that has one; `save` writes to the first scope only.
     """
 
-    def __init__(self, root: Path, mode: Mode, recorder: Recorder) -> None:
-        self._root, self._mode, self._recorder = root.absolute(), mode, recorder
+    def __init__(
+        self,
+        root: Path,
+        mode: Mode,
+        recorder: Recorder,
+        *,
+        limits: Limits = DEFAULT_LIMITS,
+        remote: ChunkStore | None = None,
+        scopes: Sequence[str] = ("default",),
+    ) -> None:
+        self._root, self._mode, self._recorder, self._limits = root.absolute(), mode, recorder, limits
+        self._travel = Travel(remote, scopes, limits, recorder) if remote is not None and mode == "shared" else None
+        self._lock = threading.Lock()
+        #: mounts that steps of this build could write to, by the names of their directories
+        self._used: dict[str, MountSpec] = {}
+        self._remove_expired()
 
     @contextmanager
     def lease(
@@ -52,11 +76,46 @@ class MountManager:
                 same = by_directory[name]
                 slot = self._leased(self._root / name, same, parent, stop)
                 stack.callback(self._release, slot)
-                slot.prepare(lambda new, first=same[0]: self._fill(new, first), stop)  # type: ignore[misc]
+                slot.prepare(partial(self._fill, slot, same[0], parent, stop), stop)
+                if slot.number == 0 and not all(request.spec.readonly for request in same):
+                    with self._lock:
+                        self._used[name] = same[0].spec
                 for request in same:
                     binds[request.spec.target] = Bind(slot.data, request.spec.target, request.spec.readonly)
             # what is mounted inside another mount comes after it
             yield tuple(sorted(binds.values(), key=lambda bind: (bind.target.count("/"), bind.target)))
+
+    def save(self, parent: ActiveSpan, stop: threading.Event) -> list[Saved]:
+        """Send what this build's steps changed to the shared store; to be called when the image is where it belongs.
+
+        What fails is a warning: the build has succeeded. Raises Interrupted.
+        """
+        saved: list[Saved] = []
+        if self._travel is None:
+            return saved
+        for name, spec in sorted(self._used.items(), key=lambda item: item[1].id):
+            slot = try_slot(self._root / name, fcntl.LOCK_SH)
+            if slot is None:  # a step of another build has it for itself: that build saves it
+                saved.append(Saved(spec.id, "in use"))
+                continue
+            try:
+                saved.append(self._travel.save(slot, spec, parent, stop))
+            finally:
+                slot.release()
+        return saved
+
+    def _remove_expired(self) -> None:
+        """Directories that no step has used for long. Best effort: what cannot be removed now can be later."""
+        for path in self._root.glob("*/[0-9]*"):
+            if idle_since(path) <= self._limits.age:
+                continue
+            with suppress(OSError, StateError):
+                if slot := try_slot(path.parent, fcntl.LOCK_EX, int(path.name)):
+                    try:
+                        clear(slot.data)
+                        (slot.path / "known").unlink(missing_ok=True)
+                    finally:
+                        slot.release()
 
     def _directory(self, spec: MountSpec) -> str:
         return hex_of(spec.key) if self._mode != "off" else f"off-{hex_of(spec.key)}"
@@ -80,8 +139,10 @@ class MountManager:
                 _write(directory / "about.json", json.dumps({"id": spec.id, "target": spec.target}))
         return slot
 
-    def _fill(self, new: Path, request: MountRequest) -> None:
+    def _fill(self, slot: Slot, request: MountRequest, parent: ActiveSpan, stop: threading.Event, new: Path) -> None:
         spec = request.spec
+        if slot.number == 0 and self._travel is not None and self._travel.restore(slot, spec, new, parent, stop):
+            return
         if request.seed is not None:
             place(request.seed(), new)
         with state_errors(new):

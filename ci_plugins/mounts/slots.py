@@ -77,9 +77,16 @@ def lease(directory: Path, sharing: Sharing, stop: threading.Event, waiting: Cal
     return found
 
 
-def try_slot(directory: Path, how: int) -> Slot | None:
-    """Slot 0, if it can be locked (LOCK_SH, LOCK_EX) at once."""
-    return _try(directory, 0, how)
+def try_slot(directory: Path, how: int, number: int = 0) -> Slot | None:
+    """A slot, if it can be locked (LOCK_SH, LOCK_EX) at once. Raises StateError."""
+    path = directory / str(number)
+    with state_errors(path):
+        path.mkdir(parents=True, exist_ok=True)
+        descriptor = _opened(path / "lock")
+    if _locks(descriptor, how):
+        return Slot(path, number, descriptor)
+    os.close(descriptor)
+    return None
 
 
 def clear(directory: Path) -> None:
@@ -94,21 +101,10 @@ def _take(directory: Path, sharing: Sharing) -> Slot | None:
     while True:
         if number and sharing == "locked" and not (directory / str(number)).exists():
             return None
-        if slot := _try(directory, number, how):
+        if slot := try_slot(directory, how, number):
             os.utime(slot.path / "lock")
             return slot
         number += 1
-
-
-def _try(directory: Path, number: int, how: int) -> Slot | None:
-    path = directory / str(number)
-    with state_errors(path):
-        path.mkdir(parents=True, exist_ok=True)
-        descriptor = _opened(path / "lock")
-    if _locks(descriptor, how):
-        return Slot(path, number, descriptor)
-    os.close(descriptor)
-    return None
 
 
 def _opened(path: Path) -> int:

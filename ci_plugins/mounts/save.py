@@ -1,0 +1,265 @@
+"""A mount's directory to the shared store: what the store has is not sent, what has not changed is not read.
+
+Files are the unit, since caches of packages are made of many small files that never change, under names that say
+nothing about when they came (npm's _cacache, Go's build cache): layers or archives cut by path would all have to be
+written anew when a few files are added. So new chunks go into new packs, and packs stay as long as at least half of
+what they hold is in use; the rest is written into new ones, and so are small packs when there are many.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ci_plugins.errors import StateError
+from ci_plugins.events import ActiveSpan
+from ci_plugins.layer.entry import EntryType
+from ci_plugins.mounts.index import PACK_TYPE, Chunk, MountIndex, Node, Pack
+from ci_plugins.mounts.known import Known, Summary
+from ci_plugins.mounts.listing import Found, Limits, Signature, state_of, walk, within
+from ci_plugins.mounts.pieces import pieces
+from ci_plugins.mounts.side_by_side import side_by_side
+from ci_plugins.mounts.store import ChunkStore
+from ci_plugins.oci import Descriptor, sha256_digest
+
+#: Uncompressed bytes of a pack, about: few requests, and little to write anew.
+PACK = 16 << 20
+#: Larger files are cut into pieces.
+WHOLE = 4 << 20
+#: Packs of less than a quarter of PACK are small; more than this many are joined.
+_SMALL_PACKS = 8
+#: An unchanged index is written again after so many seconds: it says when files were last used.
+_REFRESH = 24 * 3600.0
+#: Half of them wait for the network.
+_THREADS = 4
+_LEVEL = 3
+
+_local = threading.local()
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """One mount after a build: `files` and `bytes` (uncompressed) the store has now, `sent` bytes of packs that it was
+    sent. `result` is "unchanged", "saved", or why it was not."""
+
+    id: str
+    result: str
+    files: int = 0
+    bytes: int = 0
+    sent: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """What is to be saved: the slot's directory, and the id and name its index gets."""
+
+    slot: Path
+    id: str
+    name: str
+
+
+def save(mount: Mount, store: ChunkStore, limits: Limits, span: ActiveSpan, stop: threading.Event) -> Saved:
+    """Raises CiPluginsError, OSError, Interrupted; the store then still has what it had before."""
+    data = mount.slot / "data"
+    listing, now = walk(data), time.time()
+    summary = Summary.read(mount.slot)
+    if summary is not None and summary.store == store.name:
+        if summary.state == state_of(listing) and (summary.name != mount.name or now - summary.saved < _REFRESH):
+            return Saved(mount.id, "unchanged")
+        known = Known.read(mount.slot)
+    else:
+        known = None
+    kept = within(listing, limits, now)
+    saving = _Saving(data, store, known, span)
+    index = saving.run(mount.id, kept, int(now), stop)
+    store.put_index(mount.name, index.to_bytes(), [pack.descriptor for pack in index.packs])
+    Known.of(store.name, mount.name, index, listing).write(mount.slot)
+    files = [node for node in index.nodes if node.type is EntryType.FILE]
+    return Saved(mount.id, "saved", len(files), sum(node.size for node in files), saving.sent)
+
+
+class _Saving:
+    """One save: which chunks the store has, and which are on their way."""
+
+    def __init__(self, data: Path, store: ChunkStore, known: Known | None, span: ActiveSpan) -> None:
+        self._data, self._store, self._known, self._span = data, store, known, span
+        self._lock = threading.Lock()
+        #: digests of chunks that are in a pack, or in one that is being filled
+        self._have: set[str] = set()
+        self._new: list[Pack] = []
+        self._read = 0
+        #: bytes of packs that the store did not have
+        self.sent = 0
+
+    def run(self, id: str, kept: Sequence[Found], now: int, stop: threading.Event) -> MountIndex:
+        unchanged = self._unchanged(kept)
+        packs = self._reusable(unchanged)
+        self._have = {chunk.digest for pack in packs for chunk in pack.chunks}
+        ready = {path: node.chunks for path, node in unchanged.items() if self._have.issuperset(node.chunks)}
+        todo = [one for one in kept if one.type is EntryType.FILE and one.size and one.path not in ready]
+        for read in side_by_side(self._batch, list(_batches(todo)), _THREADS, stop):
+            ready |= read
+        nodes = _nodes(kept, ready)
+        used = {digest for node in nodes for digest in node.chunks}
+        packs = [pack for pack in (*packs, *self._new) if any(chunk.digest in used for chunk in pack.chunks)]
+        return MountIndex(id, now, tuple(packs), nodes)
+
+    def _unchanged(self, kept: Sequence[Found]) -> dict[str, Node]:
+        """Files whose bytes are those the index names."""
+        if self._known is None:
+            return {}
+        nodes = {node.path: node for node in self._known.index.nodes if node.type is EntryType.FILE}
+        same = self._known.signatures
+        return {
+            one.path: nodes[one.path]
+            for one in kept
+            if one.path in nodes and one.type is EntryType.FILE and same.get(one.path) == one.signature
+        }
+
+    def _reusable(self, unchanged: dict[str, Node]) -> list[Pack]:
+        """Packs that are still there and worth keeping."""
+        if self._known is None:
+            return []
+        used = {digest for node in unchanged.values() for digest in node.chunks}
+        packs = []
+        for pack in self._known.index.packs:
+            live = sum(chunk.size for chunk in pack.chunks if chunk.digest in used)
+            if live * 2 >= pack.size and live:
+                packs.append(pack)
+        small = {pack.descriptor.digest for pack in packs if pack.size < PACK // 4}
+        if len(small) > _SMALL_PACKS:
+            packs = [pack for pack in packs if pack.descriptor.digest not in small]
+        gone = {pack.digest for pack in self._store.missing([pack.descriptor for pack in packs])}
+        return [pack for pack in packs if pack.descriptor.digest not in gone]
+
+    # -- in the threads ------------------------------------------------------------------------------------------------
+
+    def _batch(self, batch: Sequence[Found]) -> dict[str, tuple[str, ...]]:
+        """Read files and send what the store lacks of them; path → digests of the chunks. Without those that changed
+        or vanished meanwhile."""
+        read: dict[str, tuple[str, ...]] = {}
+        pending: list[tuple[Chunk, bytes]] = []
+        size = 0
+        for one in batch:
+            chunks: list[Chunk] = []
+            for data in _contents(self._data / one.path, one):
+                chunk = Chunk(hashlib.sha256(data).hexdigest(), len(data))
+                chunks.append(chunk)
+                if self._claim(chunk):
+                    pending.append((chunk, data))
+                    size += chunk.size
+                if size >= PACK:
+                    self._send(pending)
+                    pending, size = [], 0
+            # otherwise it was written to meanwhile, and what was read may be no file that ever was
+            if sum(chunk.size for chunk in chunks) == one.size and _signature(self._data / one.path) == one.signature:
+                read[one.path] = tuple(chunk.digest for chunk in chunks)
+        if pending:
+            self._send(pending)
+        return read
+
+    def _claim(self, chunk: Chunk) -> bool:
+        """Whether it is the caller who has to send it."""
+        with self._lock:
+            self._read += chunk.size
+            self._span.progress(self._read)
+            if chunk.digest in self._have:
+                return False
+            self._have.add(chunk.digest)
+            return True
+
+    def _send(self, pending: Sequence[tuple[Chunk, bytes]]) -> None:
+        data = _compressor().compress(b"".join(data for _, data in pending))
+        descriptor = Descriptor(PACK_TYPE, sha256_digest(data), len(data))
+        new = self._store.put(descriptor, data)
+        with self._lock:
+            self._new.append(Pack(descriptor, tuple(chunk for chunk, _ in pending)))
+            self.sent += len(data) if new else 0
+
+
+def _batches(files: Sequence[Found]) -> Iterator[list[Found]]:
+    """Runs of about a pack; a file that fills a pack by itself is one."""
+    batch: list[Found] = []
+    size = 0
+    for one in files:
+        if batch and size + one.size > PACK:
+            yield batch
+            batch, size = [], 0
+        batch.append(one)
+        size += one.size
+    if batch:
+        yield batch
+
+
+def _nodes(kept: Sequence[Found], chunks: Mapping[str, tuple[str, ...]]) -> tuple[Node, ...]:
+    """What is saved: without files that could not be read, and their further names."""
+    saved = []
+    files: set[str] = set()
+    for one in kept:
+        if one.type is EntryType.FILE:
+            if one.size and one.path not in chunks:
+                continue
+            files.add(one.path)
+        elif one.type is EntryType.HARDLINK and one.link not in files:
+            continue
+        held = chunks.get(one.path, ()) if one.type is EntryType.FILE else ()
+        saved.append(
+            Node(one.path, one.type, one.mode, one.uid, one.gid, one.mtime_ns, one.used, one.size, one.link, held)
+        )
+    return tuple(saved)
+
+
+def _contents(path: Path, found: Found) -> Iterator[bytes]:
+    """A file whole, or in pieces; nothing where it is not there any more. Its access time stays."""
+    try:
+        descriptor = _open(path)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+            return
+        raise StateError(f"cannot read {path}: {error.strerror}") from error
+    try:
+        if found.size <= WHOLE:
+            yield _whole(descriptor, found.size)
+        else:
+            yield from pieces(lambda size: os.read(descriptor, size))
+    finally:
+        os.close(descriptor)
+
+
+def _open(path: Path) -> int:
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        return os.open(path, flags | os.O_NOATIME)
+    except PermissionError:  # only the owner may ask for that
+        return os.open(path, flags)
+
+
+def _whole(descriptor: int, size: int) -> bytes:
+    data = os.read(descriptor, size + 1)
+    while 0 < len(data) < size and (more := os.read(descriptor, size + 1 - len(data))):
+        data += more
+    return data
+
+
+def _signature(path: Path) -> Signature | None:
+    try:
+        info = path.lstat()
+    except OSError:
+        return None
+    return info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns
+
+
+def _compressor() -> Any:
+    """A context is megabytes of tables and belongs to one thread at a time."""
+    import zstandard
+
+    if not hasattr(_local, "context"):
+        _local.context = zstandard.ZstdCompressor(level=_LEVEL)
+    return _local.context
