@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from ci_plugins import __version__
 from ci_plugins.errors import CiPluginsError, Interrupted, state_errors
-from ci_plugins.options import BuildOptions, Invocation, ServeOptions, parse
+from ci_plugins.options import BuildOptions, IndexOptions, Invocation, ServeOptions, parse
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -62,6 +62,8 @@ def main_inner(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     match invocation.options:
         case BuildOptions() as options:
             _build(options, invocation)
+        case IndexOptions() as options:
+            _index(options)
         case ServeOptions() as options:
             _serve(options)
         case None if invocation.command == "version":
@@ -229,6 +231,28 @@ def _print_result(options: BuildOptions, result: BuildResult) -> None:
     for output in result.outputs:
         print(f"wrote {output}")
     print(f"digest {result.digest}")
+
+
+# --- cache index -----------------------------------------------------------------------------------------------------
+
+
+def _index(options: IndexOptions) -> None:
+    from ci_plugins.foreign.command import index_images
+
+    for done in index_images(options, _lines_to(sys.stderr)):
+        if options.json:
+            import json
+            from dataclasses import asdict
+
+            print(json.dumps(asdict(done)), flush=True)
+            continue
+        print(
+            f"{done.repository}: {done.tags} tags ({done.unchanged} unchanged), {done.images} images read, "
+            f"{done.layers} layers known, {done.removed} forgotten",
+            flush=True,
+        )
+        for image, reason in done.left_out:
+            print(f"  left out {image}: {reason}")
 
 
 # --- serve ----------------------------------------------------------------------------------------------------------

@@ -28,6 +28,7 @@ from ci_plugins.dockerfile.stages import load_dockerfile
 from ci_plugins.engine.native import NativeEngine
 from ci_plugins.errors import CiPluginsError, Interrupted, PlatformNotAvailable
 from ci_plugins.events import ActiveSpan, Recorder
+from ci_plugins.foreign.reuse import BuiltElsewhere
 from ci_plugins.layer.budget import MemoryBudget
 from ci_plugins.layer.compress import Compression
 from ci_plugins.mounts.listing import Limits
@@ -220,6 +221,10 @@ class _Build:
             records = self.cache.lookup([*bases, *keys], self.scopes)
             span.set(found=len(records))
         self.roots = {base.digest: records[key] for key, base in bases.items() if key in records}
+        if self.options.trust_foreign and not self.options.no_cache:
+            place = self.options.cache_scope, self.platform, self.fetcher, self.context, self.client
+            elsewhere = BuiltElsewhere(self.cache, *place, self.recorder, self.span)
+            records = elsewhere.records(stages, records, self._usable, self.roots)
         return records
 
     def _usable(self, record: CacheRecord) -> bool:

@@ -20,6 +20,9 @@ KEY_VERSION = 1
 #: The scope of what no other scope is given for.
 DEFAULT_SCOPE = "default"
 
+#: The input that names the image a record's layer was taken from, where no build of ours wrote it.
+FOREIGN = "foreign"
+
 _NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
@@ -54,7 +57,8 @@ class CacheRecord:
 
     `layer` is what the step wrote, None if nothing. `base` is for roots: the base image's layers, lowest first.
     `repositories` ("host/name") are known to hold the blobs; empty: only this machine does. `inputs` say in words and
-    digests what the key was made of, for people who ask why it changed; they decide nothing.
+    digests what the key was made of, for people who ask why it changed; they decide nothing. `seconds` of a layer that
+    somebody else built are not known: 0, and `inputs` has FOREIGN.
     """
 
     key: Digest

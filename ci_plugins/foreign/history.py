@@ -1,9 +1,9 @@
 """What an image's history says was done, in one spelling whoever built it.
 
-    classic builder   /bin/sh -c make                   |1 V=2 /bin/sh -c make                  /bin/sh -c #(nop)  ENV A=1
-    BuildKit          RUN /bin/sh -c make # buildkit    RUN |1 V=2 /bin/sh -c make # buildkit   ENV A=1
-    buildah, podman   /bin/sh -c make                   |1 V=2 /bin/sh -c make                  /bin/sh -c #(nop) ENV A=1
-    kaniko            RUN make                          RUN make                                ENV A=1
+    classic builder   /bin/sh -c make                   |1 V=2 /bin/sh -c make          /bin/sh -c #(nop)  ENV A=1
+    BuildKit          RUN /bin/sh -c make # buildkit    RUN |1 V=2 /bin/sh -c make …    ENV A=1
+    buildah, podman   /bin/sh -c make                   |1 V=2 /bin/sh -c make          /bin/sh -c #(nop) ENV A=1
+    kaniko            RUN make                          RUN make                        ENV A=1
 
 The common spelling is BuildKit's, without its mark. What cannot be read for certain becomes UNKNOWN and is never
 reused: a wrong guess would be a wrong image.

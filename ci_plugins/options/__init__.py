@@ -3,11 +3,12 @@
 from ci_plugins.options.help import help_text
 from ci_plugins.options.model import Origin, Source
 from ci_plugins.options.parse import Invocation, parse
-from ci_plugins.options.settings import BuildOptions, CacheOptions, Output, PlanOptions, ServeOptions
+from ci_plugins.options.settings import BuildOptions, CacheOptions, IndexOptions, Output, PlanOptions, ServeOptions
 
 __all__ = [
     "BuildOptions",
     "CacheOptions",
+    "IndexOptions",
     "Invocation",
     "Origin",
     "Output",

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from ci_plugins.errors import UsageError
 from ci_plugins.options.foreign import INSTEAD
-from ci_plugins.options.model import FLAG, Option, Origin, Source
+from ci_plugins.options.model import FLAG, Option, Origin, Shape, Source
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ def read_arguments(arguments: Sequence[str], options: Sequence[Option]) -> tuple
 def _operand(word: str, places: list[Option]) -> Given:
     if not places:
         raise UsageError(f"unexpected argument {word!r}", remedy="Give the name of an option before every value.")
-    option = places.pop(0)
+    option = places[0] if places[0].shape is Shape.LIST else places.pop(0)
     return Given(option, word, Origin(Source.FLAG, option.flag))
 
 

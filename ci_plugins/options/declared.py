@@ -23,8 +23,9 @@ from ci_plugins.options.model import (
 
 BUILD, PLAN, SERVE = "build", "plan", "serve"
 CACHE_TREE, CACHE_WHY, CACHE_PRUNE, CACHE_VERIFY = "cache tree", "cache why", "cache prune", "cache verify"
+CACHE_INDEX = "cache index"
 #: Commands that look after a cache.
-CACHE = (CACHE_TREE, CACHE_WHY, CACHE_PRUNE, CACHE_VERIFY)
+CACHE = (CACHE_TREE, CACHE_WHY, CACHE_PRUNE, CACHE_VERIFY, CACHE_INDEX)
 #: Commands that take options, with the sentence that describes them. A command may be of two words.
 COMMANDS = {
     BUILD: "Build an image from a Dockerfile; push every layer while the next step runs.",
@@ -33,6 +34,7 @@ COMMANDS = {
     CACHE_WHY: "Show the chain of an image or step: what each of its keys was made of, and where its blobs are.",
     CACHE_PRUNE: "Forget steps that were not used for long, or as many as it takes to keep a size.",
     CACHE_VERIFY: "Ask the repositories whether the blobs of a cache are still there; forget steps that lie.",
+    CACHE_INDEX: "Read images built elsewhere into a cache, for builds with --trust-foreign: all tags of repositories.",
     SERVE: "Serve a small registry from a directory, for trying things out and for machines without one.",
 }
 
@@ -224,6 +226,14 @@ OPTIONS: tuple[Option, ...] = (
         commands=(BUILD, PLAN),
     ),
     Option(
+        name="trust-foreign",
+        kind=FLAG,
+        default=False,
+        help="Reuse RUN steps of images built elsewhere and indexed; nobody knows what their network and mounts gave.",
+        group=_CACHE,
+        commands=(BUILD, PLAN),
+    ),
+    Option(
         name="compression",
         kind=one_of("gzip", "zstd"),
         default="gzip",
@@ -302,6 +312,27 @@ OPTIONS: tuple[Option, ...] = (
         help="Name of an image (the newest of a repository without a tag), or a step's key or the beginning of it.",
         group=_CACHE,
         commands=(CACHE_WHY,),
+    ),
+    Option(
+        name="repository",
+        kind=TEXT,
+        shape=Shape.LIST,
+        attribute="repositories",
+        positional=True,
+        in_file=False,
+        help="Repository whose tags are read: HOST/NAME. With --all a registry: HOST.",
+        group=_CACHE,
+        commands=(CACHE_INDEX,),
+    ),
+    Option(
+        name="all",
+        kind=FLAG,
+        attribute="whole_registry",
+        default=False,
+        in_file=False,
+        help="Read every repository that the registry's catalog tells of.",
+        group=_CACHE,
+        commands=(CACHE_INDEX,),
     ),
     Option(
         name="older-than",

@@ -55,7 +55,9 @@ def _overview(group: str, width: int) -> str:
 
 def _command(topic: str, width: int) -> str:
     options = options_of(topic)
-    places = "".join(f" [{option.flag}]" for option in options if option.positional)
+    places = "".join(
+        f" [{option.flag}{'…' if option.shape is Shape.LIST else ''}]" for option in options if option.positional
+    )
     lines = [f"Usage: ci-plugins {topic} [OPTIONS]{places}", "", *textwrap.wrap(COMMANDS[topic], width)]
     for group, members in groups(options).items():
         lines += ["", f"{group}:"]

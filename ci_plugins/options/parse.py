@@ -13,11 +13,22 @@ from types import MappingProxyType
 from typing import Any
 
 from ci_plugins.errors import ConfigError, UsageError
+from ci_plugins.oci import Reference
 from ci_plugins.options.arguments import Given, HelpAsked, nearest, read_arguments
-from ci_plugins.options.declared import BUILD, CACHE, CACHE_PRUNE, CACHE_WHY, COMMANDS, OPTIONS, PLAN, options_of
+from ci_plugins.options.declared import (
+    BUILD,
+    CACHE,
+    CACHE_INDEX,
+    CACHE_PRUNE,
+    CACHE_WHY,
+    COMMANDS,
+    OPTIONS,
+    PLAN,
+    options_of,
+)
 from ci_plugins.options.file import FILE_NAME, read_file
 from ci_plugins.options.model import Alone, Option, Origin, Shape, Source
-from ci_plugins.options.settings import BuildOptions, CacheOptions, PlanOptions, ServeOptions, Settings
+from ci_plugins.options.settings import BuildOptions, CacheOptions, IndexOptions, PlanOptions, ServeOptions, Settings
 
 DEFAULT = Origin(Source.DEFAULT)
 _ORDER = {source: place for place, source in enumerate(Source)}
@@ -187,6 +198,9 @@ def settings(command: str, values: Sequence[Resolved], environ: Mapping[str, str
     made = {name: each.value for name, each in resolved.items()}
     if made.get("state", "") is None:
         made["state"] = state_directory(environ, "ci-plugins")
+    if command == CACHE_INDEX:
+        _check_index(resolved)
+        return IndexOptions(**{each.name: made[each.name] for each in fields(IndexOptions)})
     if command in CACHE:
         _check_cache(command, resolved)
         known = {each.name for each in fields(CacheOptions)}
@@ -220,6 +234,24 @@ def _check_cache(command: str, resolved: Mapping[str, Resolved]) -> None:
         raise UsageError(
             "cache prune: nothing says what to forget", remedy="Give --older-than 14d, --max-size 20GB, or both."
         )
+
+
+def _check_index(resolved: Mapping[str, Resolved]) -> None:
+    names, whole = resolved["repositories"], resolved["whole_registry"].value
+    if not names.value:
+        raise UsageError(
+            "cache index: nothing says which images to read",
+            remedy="Give repositories: HOST/NAME …, or with --all a registry: HOST.",
+        )
+    for name in names.value:
+        try:
+            Reference.parse(f"{name}/all" if whole else name)
+        except ValueError as error:
+            raise names.origin.error(str(error)) from error
+        if whole and "/" in name:
+            raise names.origin.error(f"{name} is a repository", remedy="Give the registry alone, or leave out --all.")
+        if not whole and ("@" in name or ":" in name.rpartition("/")[2]):
+            raise names.origin.error(f"{name} is an image", remedy="Give the repository: all its tags are read.")
 
 
 _LEVELS = {"gzip": (0, 3), "zstd": (1, 22)}

@@ -54,6 +54,8 @@ class BuildOptions:
     cache_scope: str
     cache_read: tuple[str, ...]
     prefer: Literal["auto", "pull", "rebuild"]
+    #: reuse RUN steps of images built elsewhere
+    trust_foreign: bool
     compression: Literal["gzip", "zstd"]
     #: None: the compressor's own default
     compression_level: int | None
@@ -99,6 +101,20 @@ class CacheOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class IndexOptions:
+    """`ci-plugins cache index`."""
+
+    #: "host/name" of repositories, or with `whole_registry` hosts
+    repositories: tuple[str, ...]
+    whole_registry: bool
+    #: URL of a cache; "auto" or "off": the index in `state`
+    cache: str
+    state: Path
+    insecure_registries: tuple[str, ...]
+    json: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ServeOptions:
     """`ci-plugins serve`."""
 
@@ -109,4 +125,4 @@ class ServeOptions:
     quiet: bool
 
 
-Settings = BuildOptions | PlanOptions | CacheOptions | ServeOptions
+Settings = BuildOptions | PlanOptions | CacheOptions | IndexOptions | ServeOptions

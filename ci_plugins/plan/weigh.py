@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from ci_plugins.cache.record import CacheRecord
+from ci_plugins.cache.record import FOREIGN, CacheRecord
 from ci_plugins.plan.steps import RunWork, Stage
 
 Preference = Literal["auto", "pull", "rebuild"]
@@ -61,7 +61,9 @@ class Weigher:
         if self.preference == "rebuild":
             reused = max(count for count in range(known + 1) if costs[count][0] == 0)
         else:
-            reused = min(range(known + 1), key=lambda count: (sum(costs[count]), -count))
+            # what somebody else built has no time to weigh: it is kept
+            least = max((count for count, record in enumerate(records, 1) if FOREIGN in record.inputs), default=0)
+            reused = min(range(least, known + 1), key=lambda count: (sum(costs[count]), -count))
         self.choices.append(Choice(stage.index, known, reused, *costs[reused], costs[known][0]))
         return reused
 
