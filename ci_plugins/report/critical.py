@@ -54,7 +54,7 @@ def _work(spans: Sequence[Span], steps: Sequence[Step]) -> Iterator[_Work]:
     for step in steps:
         yield _Work("step", step.title, step.start, step.end, step.id)
     for span in spans:
-        if span.kind in ("plan", "resolve", "download", "extract", "layer", "upload", "manifest"):
+        if span.kind in ("plan", "resolve", "download", "extract", "layer", "upload", "manifest", "mount"):
             step_id = span.parent if span.parent in titles else None
             name = titles[step_id] if step_id is not None else clean(span.name)
             yield _Work(span.kind, name, span.start, span.end, step_id)

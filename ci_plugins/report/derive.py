@@ -9,7 +9,7 @@ from ci_plugins.events import Span, Value
 from ci_plugins.report.critical import critical_path
 from ci_plugins.report.intervals import covered, shared
 from ci_plugins.report.text import clean
-from ci_plugins.report.timeline import Layer, Phase, State, Step, Timeline, Transfer
+from ci_plugins.report.timeline import Layer, MountWork, Phase, State, Step, Timeline, Transfer
 
 
 def derive(
@@ -41,12 +41,13 @@ def derive(
         critical_path=critical_path(ordered, steps, start, end),
         parallelism=_ratio(sum(b - a for a, b in busy), covered(busy)),
         warnings=tuple(clean(text) for text in warnings),
+        mounts=tuple(_mount(span) for span in ordered if span.kind == "mount"),
     )
 
 
 _TRANSFERS = ("upload", "download", "extract")
 #: kinds that are work in themselves; steps count by the time they execute
-_WORK = ("plan", "resolve", "layer", "manifest", *_TRANSFERS)
+_WORK = ("plan", "resolve", "layer", "manifest", "mount", *_TRANSFERS)
 
 
 def _steps(spans: Sequence[Span]) -> tuple[Step, ...]:
@@ -124,6 +125,14 @@ def _transfer(span: Span) -> Transfer:
     return Transfer(
         kind, clean(span.name), span.start, span.end, _int(get("bytes")), result, clean(str(get("destination", "")))
     )
+
+
+def _mount(span: Span) -> MountWork:
+    get = span.attributes.get
+    result = "failed" if "error" in span.attributes else str(get("result", ""))
+    moved = _int(get("sent_bytes")) + _int(get("received_bytes"))
+    action = str(get("action", ""))
+    return MountWork(action, clean(span.name), span.start, span.end, clean(result), _int(get("bytes")), moved)
 
 
 def _push_tail(spans: Sequence[Span], steps: Sequence[Step]) -> float | None:

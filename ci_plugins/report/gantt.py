@@ -23,6 +23,7 @@ COLOURS = {
     "plan": "#7b8794",
     "resolve": "#7b8794",
     "manifest": "#1f2933",
+    "mount": "#4aa3a2",
 }
 _LEGEND = (
     ("plan", "plan, resolve"),
@@ -32,6 +33,7 @@ _LEGEND = (
     ("layer", "layer: tar, hash, compress"),
     ("upload", "upload"),
     ("manifest", "manifest"),
+    ("mount", "cache mounts"),
     ("failed", "failed"),
     ("stopped", "stopped"),
 )
@@ -112,6 +114,7 @@ class _Scale:
     def __init__(self, timeline: Timeline) -> None:
         ends = [step.finished for step in timeline.steps]
         ends += [each.end for each in timeline.transfers] + [each.end for each in timeline.phases]
+        ends += [each.end for each in timeline.mounts]
         self.end = max(timeline.total_seconds, *ends, 0.001)
 
     def x(self, moment: float) -> float:
@@ -138,6 +141,9 @@ def _lanes(timeline: Timeline, scale: _Scale) -> Iterator[Lane]:
     late = [phase for phase in timeline.phases if phase.kind == "manifest"]
     if late:
         yield _phases("manifest", late, scale)
+    if timeline.mounts:
+        bars = [scale.bar("mount", each.start, each.end, each.title, 5, 10) for each in timeline.mounts]
+        yield Lane("cache mounts", "", "cache mounts", tuple(bars))
 
 
 def _phases(label: str, phases: Sequence[Phase], scale: _Scale) -> Lane:

@@ -77,7 +77,7 @@ class PlainProgress:
                 return f"{self._number(span.id)} {place_of(span.attributes)} {clean(span.name)}  cached"
             case "step":
                 return f"{self._number(span.id)} done in {seconds(span.seconds)}"
-            case "layer" | "upload" | "download" | "extract" | "resolve" | "manifest":
+            case "layer" | "upload" | "download" | "extract" | "resolve" | "manifest" | "mount":
                 line = describe(span)
                 return f"{number} {line}".strip() if line else None
             case _:
@@ -113,6 +113,22 @@ def describe(span: Span) -> str:
             return f"found {clean(span.name)} {took}"
         case "manifest":
             return f"published {clean(str(get('destination', '')))} {clean(str(get('tag') or span.name))} {took}"
+        case "mount":
+            return _mount(span)
+        case _:
+            return ""
+
+
+def _mount(span: Span) -> str:
+    get, name = span.attributes.get, clean(span.name)
+    took = f"in {seconds(span.seconds)}"
+    match (get("action"), get("result")):
+        case ("wait", _):
+            return f"waited for the cache mount {name} {seconds(span.seconds)}"
+        case ("restore", "restored"):
+            return f"restored the cache mount {name}, {size(_number_of(get('bytes')))}, {took}"
+        case ("save", "saved"):
+            return f"saved the cache mount {name}, sent {size(_number_of(get('sent_bytes')))}, {took}"
         case _:
             return ""
 

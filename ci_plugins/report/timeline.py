@@ -107,6 +107,28 @@ class Phase:
 
 
 @dataclass(frozen=True, slots=True)
+class MountWork:
+    """What was done with a cache mount. `action` is "wait" (another step had it), "restore" or "save"; `moved_bytes`
+    are compressed, of what was received or sent."""
+
+    action: str
+    id: str
+    start: float
+    end: float
+    result: str
+    bytes: int
+    moved_bytes: int
+
+    @property
+    def title(self) -> str:
+        return f"{'wait for' if self.action == 'wait' else self.action} {self.id}"
+
+    @property
+    def seconds(self) -> float:
+        return self.end - self.start
+
+
+@dataclass(frozen=True, slots=True)
 class Wait:
     """A part of the critical path: from `start` to `end` the build waited for this."""
 
@@ -138,6 +160,8 @@ class Timeline:
     #: how many things were under way on average while anything was
     parallelism: float
     warnings: tuple[str, ...]
+    #: in order of start
+    mounts: tuple[MountWork, ...] = ()
 
     @property
     def ran(self) -> tuple[Step, ...]:

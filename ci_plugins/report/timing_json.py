@@ -8,7 +8,7 @@ from typing import Any
 
 from ci_plugins import __version__
 from ci_plugins.report.advice import advice
-from ci_plugins.report.timeline import Step, Timeline, Transfer
+from ci_plugins.report.timeline import MountWork, Step, Timeline, Transfer
 
 #: Raised when a field changes its meaning or goes; new fields do not raise it.
 VERSION = 1
@@ -34,6 +34,7 @@ def document(timeline: Timeline) -> dict[str, Any]:
         "steps": [_step(step) for step in timeline.steps],
         "transfers": [_transfer(transfer) for transfer in timeline.transfers],
         "phases": [_stretch(each.kind, each.name, each.start, each.end) for each in timeline.phases],
+        "mounts": [_mount(each) for each in timeline.mounts],
         "critical_path": [_stretch(each.kind, each.name, each.start, each.end) for each in timeline.critical_path],
         "warnings": list(timeline.warnings),
         "advice": list(advice(timeline)),
@@ -71,6 +72,18 @@ def _transfer(transfer: Transfer) -> dict[str, Any]:
         "bytes": transfer.bytes,
         "result": transfer.result,
         "destination": transfer.destination,
+    }
+
+
+def _mount(mount: MountWork) -> dict[str, Any]:
+    return {
+        "action": mount.action,
+        "id": mount.id,
+        "start": _seconds(mount.start),
+        "end": _seconds(mount.end),
+        "result": mount.result,
+        "bytes": mount.bytes,
+        "moved_bytes": mount.moved_bytes,
     }
 
 
