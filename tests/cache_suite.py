@@ -48,6 +48,8 @@ class Place(Protocol):
     clock: Clock
     #: the most records that are sensible to write in a test
     many: int
+    #: how many stores keep each record
+    copies: int
 
     def open(self) -> CacheStore: ...
 
@@ -224,7 +226,7 @@ class CacheSuite:
             store.touch([key("touched"), key("unknown")], "main")
         with closing(place.open()) as store:
             pruned = store.prune(older_than=NOON - timedelta(days=30))
-            assert pruned.records == 2
+            assert pruned.records == 2 * place.copies
             left = {found.key for found in store.records(["main"])}
             assert left == {key("root"), key("new"), key("touched")}
             assert [found.name for found in store.images(["main"])] == ["new"]
@@ -241,9 +243,9 @@ class CacheSuite:
             assert store.prune(max_size=4000).records == 0
             pruned = store.prune(max_size=2500)
             # a is older than b, but b stands on it
-            assert (pruned.records, pruned.bytes) == (2, 2000)
+            assert (pruned.records, pruned.bytes) == (2 * place.copies, 2000 * place.copies)
             assert {found.key for found in store.records(["main"])} == {key("c"), key("d"), key("e")}
-            assert store.prune(max_size=0).bytes == 2000
+            assert store.prune(max_size=0).bytes == 2000 * place.copies
             assert list(store.records(["main"])) == []
             assert store.scopes() == ()
 

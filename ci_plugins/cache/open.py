@@ -35,9 +35,9 @@ def open_store(url: str, client_for: Callable[[str], RegistryClient]) -> CacheSt
             raise UsageError(f"a cache in Redis needs the Python package {error.name}", remedy=remedy) from error
         return RedisStore(url)
     if scheme == "registry":
+        place = _repository(rest)
         from ci_plugins.cache.registry import RegistryStore
 
-        place = _repository(rest)
         return RegistryStore(client_for(place.registry), place.repository, client_for)
     if scheme == "memory" and not rest:
         from ci_plugins.cache.memory import MemoryStore

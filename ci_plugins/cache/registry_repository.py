@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Generic, TypeVar
@@ -57,10 +57,12 @@ class CacheRepository:
     # -- manifests --------------------------------------------------------------------------------------------------
 
     def get(self, tag: str) -> bytes | None:
-        """None if there is no such tag. What arrives damaged is empty."""
-        answer = self._ask("GET", f"manifests/{tag}", (200, 404), headers={"Accept": media.OCI_MANIFEST})
-        if answer.status == 404:
-            return None
+        """None if there is no such tag. What is damaged is empty."""
+        accept = {"Accept": media.OCI_MANIFEST}
+        # distribution says 500, in a document of its own, of manifests that it has and cannot read.
+        answer = self._ask("GET", f"manifests/{tag}", (200, 404), headers=accept, also=_cannot_be_read)
+        if answer.status != 200:
+            return None if answer.status == 404 else b""
         digest = answer.headers.get("Docker-Content-Digest", "").strip()
         return answer.body if not digest.startswith("sha256:") or digest == sha256_digest(answer.body) else b""
 
@@ -148,13 +150,24 @@ class CacheRepository:
         return None
 
     def _ask(
-        self, method: str, rest: str, ok: Sequence[int], *, headers: dict[str, str] = {}, body: bytes | None = None
+        self,
+        method: str,
+        rest: str,
+        ok: Collection[int],
+        *,
+        headers: dict[str, str] = {},
+        body: bytes | None = None,
+        also: Callable[[Answer], bool] = lambda answer: False,
     ) -> Answer:
+        """The answer, if its status is one of `ok` or it is one that is taken `also`."""
         url = rest if "://" in rest else self._client.url(self._repository, rest)
         scopes = self._pull if method == "GET" else self._push
-        return _POLICY.run(
-            lambda: self._client.attempt(method, url, scopes, ok, headers=headers, body=body), self._client.note_retry
-        )
+
+        def attempt() -> Answer:
+            answer = self._client.attempt(method, url, scopes, {*ok, 500}, headers=headers, body=body)
+            return answer if also(answer) else check(answer, ok)
+
+        return _POLICY.run(attempt, self._client.note_retry)
 
     # -- many requests ----------------------------------------------------------------------------------------------
 
@@ -172,6 +185,10 @@ class CacheRepository:
             raise CacheUnavailable(f"the cache {self.name} cannot be used: {error}") from error
         except TimeoutError as error:
             raise CacheUnavailable(f"the cache {self.name} does not answer in time") from error
+
+
+def _cannot_be_read(answer: Answer) -> bool:
+    return answer.status == 500 and bool(errors_in(answer.body))
 
 
 def _fetched(client: RegistryClient, repository: str, blob: Descriptor) -> bytes | None:

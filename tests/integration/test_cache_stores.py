@@ -52,6 +52,7 @@ def redis_server(directory: Path) -> Iterator[tuple[subprocess.Popen[bytes], int
 
 class RedisPlace:
     many = 5_000
+    copies = 1
 
     def __init__(self, port: int) -> None:
         self.clock = Clock()
@@ -84,6 +85,7 @@ class RegistryPlace:
     """One repository of a registry that has other things in it too."""
 
     many = 700
+    copies = 1
     repository = "team/app"
 
     def __init__(self, registry: DockerRegistry) -> None:

@@ -18,6 +18,7 @@ from tests.cache_suite import CacheSuite, Clock
 
 class SqlitePlace:
     many = 5_000
+    copies = 1
 
     def __init__(self, path: Path) -> None:
         self.path, self.clock = path, Clock()
@@ -51,6 +52,7 @@ class MemoryPlace:
     """One store, however often it is opened: nothing of it can be damaged from outside but by reaching into it."""
 
     many = 5_000
+    copies = 1
 
     def __init__(self) -> None:
         self.clock = Clock()
