@@ -5,16 +5,20 @@ After the image is published. Nothing here can fail a build: what cannot be shar
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from ci_plugins.cache.layers import LayerCache
 from ci_plugins.cache.record import CacheRecord, ImageRecord, RecordedLayer
 from ci_plugins.cache.store import CacheStore
+from ci_plugins.events import ActiveSpan
 from ci_plugins.layer.toc import MEDIA_TYPE
-from ci_plugins.oci import Descriptor, Digest, sha256_digest
+from ci_plugins.oci import Descriptor, Digest, Reference, sha256_digest
 from ci_plugins.plan.planner import Plan, PlannedStage
 from ci_plugins.plan.steps import BaseImage
+from ci_plugins.transfer.pull import LayerFetcher, stored_layers
+from ci_plugins.transfer.push import Push
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +42,17 @@ def layers_to_send(plan: Plan, records: Mapping[Digest, CacheRecord], sharing: S
                 yield record
 
 
+def send_layers(records: Iterable[CacheRecord], push: Push, fetcher: LayerFetcher, parent: ActiveSpan) -> None:
+    """Make sure that the layers are at the push's target: mounted, or sent, for which some have to be fetched. Waits;
+    raises the first error."""
+    for record in records:
+        if record.layer is not None:
+            origin = Reference.parse(record.repositories[0]) if record.repositories else None
+            [layer] = stored_layers([record.layer], origin, record.repositories)
+            push.stored(layer.descriptor, origin, partial(fetcher.blob, layer), parent)
+    push.wait()
+
+
 def share(
     plan: Plan,
     records: Mapping[Digest, CacheRecord],
@@ -49,7 +64,12 @@ def share(
     """Write what the store does not have yet; `records` are all of this build's, by key, reused and new ones. Every
     layer of theirs is in the repository. Returns how many records were new."""
     new = [
-        replace(record, scope=sharing.scope, repositories=_with(record.repositories, sharing.repository))
+        replace(
+            record,
+            scope=sharing.scope,
+            repositories=_with(record.repositories, sharing.repository),
+            layer=_described(record.layer, layers),
+        )
         for planned in plan.stages
         for step in planned.stage.steps
         if (record := records.get(step.key)) and sharing.repository not in record.repositories
@@ -91,6 +111,14 @@ def _with_toc(blob: Descriptor, diff_id: Digest, layers: LayerCache) -> Recorded
     if data is None:
         return None
     return RecordedLayer(blob, diff_id, 0, Descriptor(MEDIA_TYPE, sha256_digest(data), len(data)))
+
+
+def _described(layer: RecordedLayer | None, layers: LayerCache) -> RecordedLayer | None:
+    """A layer somebody else built comes without a table of contents: if it was read meanwhile, others need not."""
+    if layer is None or layer.toc is not None:
+        return layer
+    known = _with_toc(layer.descriptor, layer.diff_id, layers)
+    return replace(layer, toc=known.toc) if known else layer
 
 
 def _tocs(records: Sequence[CacheRecord], layers: LayerCache) -> dict[Digest, bytes]:

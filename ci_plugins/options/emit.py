@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from ci_plugins import errors
-from ci_plugins.options.declared import BUILD, COMMANDS, OPTIONS, PLAN, SERVE, options_of
+from ci_plugins.options.commands import BUILD, COMMANDS, PLAN, SERVE
+from ci_plugins.options.declared import OPTIONS, options_of
 from ci_plugins.options.foreign import INSTEAD
 from ci_plugins.options.help import default_text, groups, metavar
 from ci_plugins.options.model import Option, Shape

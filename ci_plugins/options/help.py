@@ -5,7 +5,8 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterable
 
-from ci_plugins.options.declared import COMMANDS, options_of
+from ci_plugins.options.commands import COMMANDS
+from ci_plugins.options.declared import options_of
 from ci_plugins.options.model import FLAG, Option, Shape
 
 _COLUMN = 30

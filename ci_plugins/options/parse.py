@@ -15,17 +15,8 @@ from typing import Any
 from ci_plugins.errors import ConfigError, UsageError
 from ci_plugins.oci import Reference
 from ci_plugins.options.arguments import Given, HelpAsked, nearest, read_arguments
-from ci_plugins.options.declared import (
-    BUILD,
-    CACHE,
-    CACHE_INDEX,
-    CACHE_PRUNE,
-    CACHE_WHY,
-    COMMANDS,
-    OPTIONS,
-    PLAN,
-    options_of,
-)
+from ci_plugins.options.commands import BUILD, CACHE, CACHE_INDEX, CACHE_PRUNE, CACHE_WHY, COMMANDS, PLAN
+from ci_plugins.options.declared import OPTIONS, options_of
 from ci_plugins.options.file import FILE_NAME, read_file
 from ci_plugins.options.model import Alone, Option, Origin, Shape, Source
 from ci_plugins.options.settings import BuildOptions, CacheOptions, IndexOptions, PlanOptions, ServeOptions, Settings

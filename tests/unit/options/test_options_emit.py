@@ -16,7 +16,8 @@ from jsonschema import Draft202012Validator
 
 from ci_plugins.oci import Platform, Reference
 from ci_plugins.options import BuildOptions, CacheOptions, Output, PlanOptions, ServeOptions, help_text, parse
-from ci_plugins.options.declared import CACHE, COMMANDS, PLAN, options_of
+from ci_plugins.options.commands import CACHE, COMMANDS, PLAN
+from ci_plugins.options.declared import options_of
 from ci_plugins.options.emit import documents, file_schema, to_argv
 from ci_plugins.options.model import DURATION, format_duration, format_size
 from ci_plugins.options.settings import Settings

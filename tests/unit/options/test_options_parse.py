@@ -8,8 +8,19 @@ from pathlib import Path
 import pytest
 
 from ci_plugins.errors import CiPluginsError, ConfigError, UsageError
-from ci_plugins.options import BuildOptions, CacheOptions, Invocation, Output, PlanOptions, ServeOptions, Source, parse
-from ci_plugins.options.declared import CACHE, OPTIONS, options_of
+from ci_plugins.options import (
+    BuildOptions,
+    CacheOptions,
+    IndexOptions,
+    Invocation,
+    Output,
+    PlanOptions,
+    ServeOptions,
+    Source,
+    parse,
+)
+from ci_plugins.options.commands import CACHE, CACHE_INDEX
+from ci_plugins.options.declared import OPTIONS, options_of
 from ci_plugins.options.foreign import INSTEAD
 
 HOME = {"HOME": "/home/someone"}
@@ -34,10 +45,13 @@ def file(directory: Path, text: str) -> Path:
 
 
 def test_settings_have_exactly_the_declared_options() -> None:
-    for command, settings in (("build", BuildOptions), ("serve", ServeOptions)):
+    for command, settings in (("build", BuildOptions), ("serve", ServeOptions), (CACHE_INDEX, IndexOptions)):
         declared = {option.field for option in options_of(command)} - {"config", "debug"}
         assert {field.name for field in fields(settings)} == declared
-    declared = {option.field for command in CACHE for option in options_of(command)} - {"config", "debug"}
+    declared = {option.field for command in set(CACHE) - {CACHE_INDEX} for option in options_of(command)} - {
+        "config",
+        "debug",
+    }
     assert {field.name for field in fields(CacheOptions)} - {"action"} == declared
     declared = {option.field for option in options_of("plan")} - {"config", "debug", "json"}
     assert declared < {field.name for field in fields(BuildOptions)}
@@ -208,8 +222,13 @@ def test_commands_of_two_words() -> None:
 @pytest.mark.parametrize(
     ("argv", "message", "remedy"),
     [
-        (["cache", "tre"], "unknown command cache tre", "tree, why, prune or verify"),
+        (["cache", "tre"], "unknown command cache tre", "tree, why, prune, verify or index"),
         (["cache", "why"], "nothing says what to explain", "cache tree"),
+        (["cache", "index"], "nothing says which images to read", "HOST/NAME"),
+        (["cache", "index", "registry.test/app:1"], "is an image", "repository"),
+        (["cache", "index", "-x.test/app"], "unknown option", ""),
+        (["cache", "index", "registry.test/App"], "lower case", ""),
+        (["cache", "index", "--all", "registry.test/app"], "is a repository", "registry alone"),
         (["cache", "prune"], "nothing says what to forget", "--older-than"),
         (["cache", "prune", "--older-than", "14"], "expected a duration", ""),
         (["cache", "tree", "x"], "unexpected argument", ""),
@@ -220,6 +239,15 @@ def test_bad_cache_commands_are_usage_errors(argv: list[str], message: str, reme
         parse(argv, HOME)
     assert message in str(caught.value)
     assert remedy in caught.value.remedy
+
+
+def test_index_takes_many_repositories() -> None:
+    options = parse(
+        ["cache", "index", "a.test/one", "--cache", "redis://r", "a.test/two"], HOME, Path("/nowhere")
+    ).options
+    assert isinstance(options, IndexOptions)
+    assert options.repositories == ("a.test/one", "a.test/two")
+    assert (options.whole_registry, options.cache) == (False, "redis://r")
 
 
 def test_help_and_version_need_nothing_else() -> None:
