@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import cache, partial
-from pathlib import Path
+from functools import cache
 
 from ci_plugins.build.chain import KnownLayer
 from ci_plugins.build.executor import BuiltImage, execute
 from ci_plugins.build.halt import Halt
 from ci_plugins.build.layers import LayerWriter
-from ci_plugins.build.share import Sharing, layers_to_send, share
+from ci_plugins.build.prepare import Preparation, Prepared, dockerfile_path, image_names, scopes_of
+from ci_plugins.build.share import Sharing, layers_to_send, send_layers, share
 from ci_plugins.build.stage import Workshop, send_known
 from ci_plugins.cache.chained import ChainedStore
 from ci_plugins.cache.layers import LayerCache
@@ -23,8 +23,6 @@ from ci_plugins.cache.open import open_chain, open_store
 from ci_plugins.cache.record import CacheRecord, ImageRecord
 from ci_plugins.cache.store import CacheUnavailable
 from ci_plugins.context import Context
-from ci_plugins.dockerfile.predefined import PROXY_ARGS
-from ci_plugins.dockerfile.stages import load_dockerfile
 from ci_plugins.engine.native import NativeEngine
 from ci_plugins.errors import CiPluginsError, Interrupted, PlatformNotAvailable
 from ci_plugins.events import ActiveSpan, Recorder
@@ -36,11 +34,8 @@ from ci_plugins.mounts.manager import MountManager
 from ci_plugins.mounts.open import open_chunks
 from ci_plugins.oci import Descriptor, Digest, Manifest, Platform, Reference
 from ci_plugins.options.settings import BuildOptions
-from ci_plugins.plan.evaluate import Evaluator, Inputs
-from ci_plugins.plan.keys import base_key
-from ci_plugins.plan.planner import Plan, make_plan
-from ci_plugins.plan.steps import RunWork, Stage
-from ci_plugins.plan.weigh import Weigher
+from ci_plugins.plan.planner import Plan
+from ci_plugins.plan.steps import RunWork
 from ci_plugins.sandbox.network_profile import NetworkProfile, host_proxies
 from ci_plugins.storage.local import LocalStore
 from ci_plugins.storage.oci_layout import OciLayout
@@ -116,10 +111,10 @@ class _Build:
         self.cache = self._open_cache()
         stack.callback(self.cache.close)
         self.rates = load_rates(options.state / "rates.json")
-        self.scopes = (options.cache_scope, *options.cache_read)
+        self.scopes = scopes_of(options)
         #: records of this build: by key those of executed steps, by manifest those of base images
         self.made: dict[Digest, CacheRecord] = {}
-        self.roots: dict[Digest, CacheRecord] = {}
+        self.roots: Mapping[Digest, CacheRecord] = {}
         self.fetches, self.uploads = Workers("fetch", 6), Workers("upload", 8)
         self.streams = ThreadPoolExecutor(4, thread_name_prefix="layer")
         stack.callback(self._end)
@@ -133,8 +128,9 @@ class _Build:
             stop=self.halt.event,
             tocs=self.cache.tocs,
         )
+        self.explaining: Future[None] | None = None
         self.mounts = self._cache_mounts()
-        self.context = cache(lambda: Context.open(options.context, self.dockerfile_path))
+        self.context = cache(lambda: Context.open(options.context, dockerfile_path(options)))
 
     def run(self) -> BuildResult:
         try:
@@ -156,8 +152,9 @@ class _Build:
         manifest = self._store_image(image)
         if push is not None:
             self._publish(push, plan, image, manifest)
-        self._share(plan, manifest)
+        self._remember(plan, manifest)
         self._learn()
+        self._explained()
         self.mounts.save(self.span, self.halt.event)
         return manifest
 
@@ -185,47 +182,43 @@ class _Build:
 
     # -- plan -------------------------------------------------------------------------------------------------------
 
-    @property
-    def dockerfile_path(self) -> Path:
-        return self.options.file or self.options.context / "Dockerfile"
-
     def _plan(self) -> Plan:
-        dockerfile = load_dockerfile(self.dockerfile_path)
+        place = self.options.cache_scope, self.platform, self.fetcher, self.context, self.client
+        elsewhere = BuiltElsewhere(self.cache, *place, self.recorder, self.span)
         bases = BaseImages(self.origin, self.store, self.platform, self.recorder, self.fetches, self.span)
-        evaluator = Evaluator(
-            dockerfile,
-            Inputs(
-                platform=self.platform,
-                target=self.options.target,
-                build_args=self.options.build_args,
-                network=self.options.network,
-                image=bases.resolve,
-                context=self.context,
-            ),
+        preparation = Preparation(
+            options=self.options,
+            platform=self.platform,
+            recorder=self.recorder,
+            span=self.span,
+            cache=self.cache,
+            bases=bases,
+            context=self.context,
+            rates=self.rates,
+            usable=self._usable,
+            at_hand=self._at_hand,
+            more=elsewhere.records if self.options.trust_foreign else None,
         )
-        parsed = dockerfile.target(self.options.target)
-        bases.prefetch(evaluator.images_of(parsed))
-        target = evaluator.stage(parsed)
-        if unused := [name for name in self.options.build_args if name not in evaluator.consumed.union(PROXY_ARGS)]:
-            self.recorder.warn(f"--build-arg {', '.join(unused)}: no ARG of this name, the value is not used")
-        stages = evaluator.evaluated()
-        records = self._lookup(stages)
-        weigher = Weigher(self.options.prefer, self.rates, self._at_hand)
-        return make_plan(stages, target, {} if self.options.no_cache else records, self._usable, weigher)
+        prepared = preparation.prepare()
+        self.roots = prepared.roots
+        if not prepared.plan.executes_nothing:
+            self.explaining = self.fetches.submit(self._explain, preparation, prepared)
+        return prepared.plan
 
-    def _lookup(self, stages: Sequence[Stage]) -> Mapping[Digest, CacheRecord]:
-        """Records of all steps and of all base images, in one go."""
-        bases = {base_key(self.platform, base.digest): base for stage in stages for base in stage.images()}
-        keys = [step.key for stage in stages for step in stage.steps]
-        with self.recorder.span("cache", "look up", self.span, keys=len(bases) + len(keys)) as span:
-            records = self.cache.lookup([*bases, *keys], self.scopes)
-            span.set(found=len(records))
-        self.roots = {base.digest: records[key] for key, base in bases.items() if key in records}
-        if self.options.trust_foreign and not self.options.no_cache:
-            place = self.options.cache_scope, self.platform, self.fetcher, self.context, self.client
-            elsewhere = BuiltElsewhere(self.cache, *place, self.recorder, self.span)
-            records = elsewhere.records(stages, records, self._usable, self.roots)
-        return records
+    def _explain(self, preparation: Preparation, prepared: Prepared) -> None:
+        """Beside the build: it asks the cache, which may be far away, and nothing waits for it."""
+        with self.recorder.span("explain", "explain", self.span) as span:
+            explanation = preparation.explain(prepared)
+            span.set(headline=explanation.headline(), **{str(key): why for key, why in explanation.causes().items()})
+
+    def _explained(self) -> None:
+        """The explanation is not worth waiting for long, and no reason to fail."""
+        if self.explaining is None:
+            return
+        try:
+            self.explaining.result(_GRACE)
+        except (CacheUnavailable, TimeoutError) as error:
+            self.recorder.warn(f"why steps were run is not known: {error}")
 
     def _usable(self, record: CacheRecord) -> bool:
         if record.layer is None:
@@ -281,17 +274,20 @@ class _Build:
             return None
         return Sharing(self.cache, self.options.cache_scope, repository, has_image=repository in pushed)
 
-    def _share(self, plan: Plan, manifest: Manifest) -> None:
+    def _remember(self, plan: Plan, manifest: Manifest) -> None:
+        """The image's path through the forest: here, and where others read it."""
+        scope, now = self.options.cache_scope, self._created()
+        images = [
+            ImageRecord(name, manifest.descriptor.digest, plan.path(), now, scope) for name in image_names(self.options)
+        ]
+        self.cache.put_local([], images)
         sharing = self._sharing()
-        if sharing is None:
-            return
+        if sharing is not None:
+            self._share(plan, images[: len(self.options.tags)], sharing)
+
+    def _share(self, plan: Plan, images: Sequence[ImageRecord], sharing: Sharing) -> None:
         reused = {record.key: record for planned in plan.stages for record in planned.records}
         records = {**reused, **self.made}
-        now = self._created()
-        images = [
-            ImageRecord(str(tag), manifest.descriptor.digest, plan.path(), now, self.options.cache_scope)
-            for tag in self.options.tags
-        ]
         with self.recorder.span("cache", "share", self.span) as span:
             try:
                 self._send_layers(list(layers_to_send(plan, records, sharing)), sharing.repository, span)
@@ -305,11 +301,7 @@ class _Build:
         reference = Reference.parse(repository)
         destination = RegistryDestination(self.client(reference.registry), reference.repository)
         push = Push([Target(destination, ())], self.recorder, self.uploads, lambda error: None, self.halt.event)
-        for record in records:
-            if record.layer:
-                blob = record.layer.descriptor
-                push.stored(blob, None, partial(StoredBlob, self.store, blob), span)
-        push.wait()
+        send_layers(records, push, self.fetcher, span)
 
     # -- build ------------------------------------------------------------------------------------------------------
 

@@ -73,9 +73,10 @@ class ChainedStore:
         if records or images:
             self._both(lambda store: store.put(records, images), records=len(records), requests=bool(images))
 
-    def put_local(self, records: Sequence[CacheRecord]) -> None:
+    def put_local(self, records: Sequence[CacheRecord], images: Sequence[ImageRecord] = ()) -> None:
         """On this machine only: what no other can use yet, because its blobs are here."""
-        self._local.ask(lambda store: store.put(records), None, records=len(records))
+        if records or images:
+            self._local.ask(lambda store: store.put(records, images), None, records=len(records))
 
     def children(self, key: Digest, scopes: Sequence[str]) -> tuple[CacheRecord, ...]:
         nothing: tuple[CacheRecord, ...] = ()

@@ -55,9 +55,9 @@ class Explanation:
             return f"{text}; first miss: {miss.step.title} because {miss.reason.short}"
         return text
 
-    def reasons(self) -> Mapping[Digest, str]:
-        """Step key → why it is not reused."""
-        return {each.step.key: str(each.reason) for each in self.steps if each.reason}
+    def causes(self) -> Mapping[Digest, str]:
+        """Step key → why it is not reused, for the steps where the reason lies."""
+        return {each.step.key: str(each.reason) for each in self.steps if each.cause}
 
 
 def explain(

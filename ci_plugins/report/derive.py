@@ -58,7 +58,8 @@ def _steps(spans: Sequence[Span]) -> tuple[Step, ...]:
     own = [span for span in spans if span.kind == "step"]
     executing = {span.id: _executes(span, children[span.id]) for span in own}
     busy = {span.id: executing[span.id] for span in own if span.attributes.get("state") != "cached"}
-    steps = [_step(span, children[span.id], executing[span.id], busy) for span in own]
+    reasons = _reasons(spans)
+    steps = [_step(span, children[span.id], executing[span.id], busy, reasons) for span in own]
     # Dockerfile order: stages by their first step, steps by their number
     first = {step.stage: step.id for step in reversed(steps)}
     lines = {span.id: _int(span.attributes.get("line")) for span in own}
@@ -71,8 +72,21 @@ def _executes(span: Span, children: Sequence[Span]) -> tuple[float, float]:
     return span.start, max(runs) if runs else span.end
 
 
+def _reasons(spans: Sequence[Span]) -> Mapping[str, Value]:
+    """Step key → why it is not reused. Of a build that began again, the last explanation."""
+    found: dict[str, Value] = {}
+    for span in spans:
+        if span.kind == "explain":
+            found |= span.attributes
+    return found
+
+
 def _step(
-    span: Span, children: Sequence[Span], executes: tuple[float, float], busy: dict[int, tuple[float, float]]
+    span: Span,
+    children: Sequence[Span],
+    executes: tuple[float, float],
+    busy: dict[int, tuple[float, float]],
+    reasons: Mapping[str, Value],
 ) -> Step:
     layers = [_layer(child) for child in children if child.kind == "layer"]
     uploads = tuple(_transfer(child) for child in children if child.kind == "upload")
@@ -93,6 +107,7 @@ def _step(
         layer=layers[-1] if layers else None,
         uploads=uploads,
         overlap_seconds=shared(after, others),
+        reason="" if get("state") == "cached" else clean(str(reasons.get(str(get("key", "")), ""))),
     )
 
 

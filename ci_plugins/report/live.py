@@ -15,7 +15,7 @@ from rich.text import Text
 
 from ci_plugins.events import Event, OutputLine, Progress, Recorder, Span, SpanEnded, SpanStarted, Warned
 from ci_plugins.report.derive import place_of
-from ci_plugins.report.progress import FailedOutput
+from ci_plugins.report.progress import FailedOutput, describe
 from ci_plugins.report.text import clean, seconds, size
 
 _OUTPUT_SHOWN = 4
@@ -69,7 +69,9 @@ class LiveProgress:
             self._take(event)
         # outside the lock: printing makes rich draw the view, which takes it
         self._failed(event)
-        if isinstance(event, Warned):
+        if isinstance(event, SpanEnded) and event.span.kind == "explain":
+            self._keep(f"{describe(event.span)}\n")
+        elif isinstance(event, Warned):
             self._keep(f"warning: {clean(event.message)}\n")
 
     def _keep(self, text: str) -> None:

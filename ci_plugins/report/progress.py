@@ -77,7 +77,7 @@ class PlainProgress:
                 return f"{self._number(span.id)} {place_of(span.attributes)} {clean(span.name)}  cached"
             case "step":
                 return f"{self._number(span.id)} done in {seconds(span.seconds)}"
-            case "layer" | "upload" | "download" | "extract" | "resolve" | "manifest" | "mount":
+            case "explain" | "layer" | "upload" | "download" | "extract" | "resolve" | "manifest" | "mount":
                 line = describe(span)
                 return f"{number} {line}".strip() if line else None
             case _:
@@ -111,6 +111,8 @@ def describe(span: Span) -> str:
             return f"extracted {clean(span.name)} {took}"
         case "resolve":
             return f"found {clean(span.name)} {took}"
+        case "explain":
+            return clean(str(get("headline", "")))
         case "manifest":
             return f"published {clean(str(get('destination', '')))} {clean(str(get('tag') or span.name))} {took}"
         case "mount":

@@ -23,6 +23,8 @@ class Row:
     upload: str
     overlap: str
     layer: str
+    #: why the step was not reused; empty if there is nothing to say
+    reason: str = ""
 
     @property
     def cells(self) -> tuple[str, ...]:
@@ -43,6 +45,7 @@ def _row(step: Step) -> Row:
         upload=_upload(step),
         overlap=seconds(step.overlap_seconds) if step.overlap_seconds > 0 else "",
         layer=f"{size(layer.bytes)} → {size(layer.compressed_bytes)}" if layer and layer.compressed_bytes else "",
+        reason=step.reason,
     )
 
 

@@ -72,6 +72,8 @@ class Step:
     uploads: tuple[Transfer, ...]
     #: how long the layer and its uploads were under way while other steps were executing
     overlap_seconds: float
+    #: why it was not reused, where the reason lies in this step; empty if it lies in one before, or is not known
+    reason: str = ""
 
     @property
     def title(self) -> str:

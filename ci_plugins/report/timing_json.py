@@ -50,6 +50,7 @@ def _step(step: Step) -> dict[str, Any]:
         "instruction": step.instruction,
         "text": step.text,
         "state": step.state,
+        "reason": step.reason,
         "start": _seconds(step.start),
         "end": _seconds(step.end),
         "run_seconds": _seconds(step.run_seconds),
