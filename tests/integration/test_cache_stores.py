@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -171,3 +172,16 @@ class TestRegistryWithoutDelete(CacheSuite):
 
 
 _EMPTY = {"mediaType": "application/vnd.oci.empty.v1+json", "digest": sha256_digest(b"{}"), "size": 2}
+
+
+def test_opening_imports_only_what_the_store_needs(tmp_path: Path) -> None:
+    program = (
+        "import sys\n"
+        "from ci_plugins.cache.open import open_chain, open_store\n"
+        "from pathlib import Path\n"
+        "open_chain(Path(sys.argv[1]), open_store('memory:', None), print).lookup([], ['main'])\n"
+        "print(*sorted({'redis', 'requests', 'urllib3', 'tenacity', 'ci_plugins.storage.registry'} & set(sys.modules)))"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path / "index.sqlite")]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert done.stdout.split() == []

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
-from threading import Thread
 
 import pytest
 
 from ci_plugins.cache.record import CacheRecord, RecordedLayer
-from ci_plugins.cache.sqlite import SqliteStore
-from ci_plugins.cache.store import CacheUnavailable
-from ci_plugins.oci import Descriptor, Digest, sha256_digest
+from ci_plugins.cache.sqlite import SCHEMA_VERSION, SqliteStore, remove_index
+from ci_plugins.cache.store import CacheDamaged, CacheUnavailable
+from ci_plugins.oci import Descriptor, hex_of, sha256_digest
+
+_INFINITE = (
+    '{"parent": null, "instruction": "x", "created": "", "seconds": 1, "layer": {"size": 1e999, "diff_id": "sha256:'
+    + "0" * 64
+    + '", "descriptor": {"digest": "sha256:'
+    + "0" * 64
+    + '", "size": 1}}}'
+)
 
 
 def record(number: int, *, layer: bool = True) -> CacheRecord:
@@ -47,39 +59,75 @@ def test_a_lookup_takes_more_keys_than_a_query_takes_variables(tmp_path: Path) -
     assert store.lookup([item.key for item in records], ["default"]).keys() == {item.key for item in records}
 
 
-def test_damaged_records_and_other_versions_are_absent(tmp_path: Path) -> None:
-    path = tmp_path / "index.sqlite"
-    store = SqliteStore(path)
-    store.put([record(1), record(2), record(3)])
-    with sqlite3.connect(path) as other:
-        other.execute("UPDATE records SET record = '{' WHERE key = ?", (record(1).key,))
-        other.execute("UPDATE records SET version = version + 1 WHERE key = ?", (record(2).key,))
-    assert store.lookup([record(number).key for number in (1, 2, 3)], ["default"]) == {record(3).key: record(3)}
-
-
 def test_a_file_that_is_no_database_is_unavailable(tmp_path: Path) -> None:
     (tmp_path / "index.sqlite").write_bytes(b"not a database at all, but long enough to be looked at" * 40)
     with pytest.raises(CacheUnavailable, match=r"index\.sqlite"):
         SqliteStore(tmp_path / "index.sqlite")
 
 
-def test_writers_in_many_threads_and_two_connections(tmp_path: Path) -> None:
-    stores = [SqliteStore(tmp_path / "index.sqlite") for _ in range(2)]
+def test_a_file_of_another_version_is_damaged_for_us(tmp_path: Path) -> None:
+    path = tmp_path / "index.sqlite"
+    store = SqliteStore(path)
+    store.put([record(1)])
+    store.close()
+    for version in (SCHEMA_VERSION + 1, 0):
+        with closing(sqlite3.connect(path)) as database:
+            database.execute(f"PRAGMA user_version = {version}")
+        with pytest.raises(CacheDamaged, match="another version"):
+            SqliteStore(path)
+    remove_index(path)
+    with closing(SqliteStore(path)) as store:
+        assert store.lookup([record(1).key], ["default"]) == {}
 
-    def write(offset: int) -> None:
-        for number in range(offset, offset + 40):
-            stores[offset % 2].put([record(number)])
 
-    threads = [Thread(target=write, args=(offset,)) for offset in (0, 41, 100, 141)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    keys: list[Digest] = [record(number).key for offset in (0, 41, 100, 141) for number in range(offset, offset + 40)]
-    assert stores[0].lookup(keys, ["default"]).keys() == set(keys)
+def test_an_index_that_many_open_for_the_first_time(tmp_path: Path) -> None:
+    path = tmp_path / "index.sqlite"
+    with ThreadPoolExecutor(8) as threads:
+        stores = list(threads.map(lambda _: SqliteStore(path), range(8)))
+    for number, store in enumerate(stores):
+        store.put([record(number)])
+    assert len(stores[0].lookup([record(number).key for number in range(8)], ["default"])) == 8
+    for store in stores:
+        store.close()
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"parent": 3}', '{"parent": null, "instruction": "x"}'])
+def test_a_put_is_all_or_nothing(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path / "index.sqlite")
+    unwritable = replace(record(2), scope="\udcff")
+    with pytest.raises(CacheUnavailable, match=r"index\.sqlite"):
+        store.put([record(1), unwritable])
+    assert store.lookup([record(1).key], ["default"]) == {}
+    store.put([record(1)])
+    assert store.lookup([record(1).key], ["default"]) == {record(1).key: record(1)}
+
+
+def test_a_store_that_is_closed_is_unavailable(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path / "index.sqlite")
+    store.close()
+    store.close()
+    with pytest.raises(CacheUnavailable):
+        store.lookup([record(1).key], ["default"])
+
+
+def test_prune_removes_the_tocs_that_no_record_names(tmp_path: Path) -> None:
+    """But not the ones that were stored just now: their records are about to come."""
+    store = SqliteStore(tmp_path / "index.sqlite")
+    named, old, new = b"named", b"old", b"new"
+    store.put_tocs({sha256_digest(data): data for data in (named, old, new)})
+    layer = record(1).layer
+    assert layer
+    toc = Descriptor("application/x", sha256_digest(named), len(named))
+    store.put([replace(record(1), layer=replace(layer, toc=toc))])
+    for data in (named, old):
+        os.utime(tmp_path / "index.sqlite.toc" / hex_of(sha256_digest(data)), (0, 0))
+    store.prune(older_than=datetime(2000, 1, 1, tzinfo=UTC))
+    left = {path.name for path in (tmp_path / "index.sqlite.toc").iterdir()}
+    assert left == {hex_of(sha256_digest(data)) for data in (named, new)}
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", "[" * 100_000, _INFINITE, '{"parent": 3}', '{"parent": null, "instruction": "x"}']
+)
 def test_what_is_not_a_record_is_a_value_error(text: str) -> None:
     with pytest.raises(ValueError, match=r"not a cache record|Expecting value"):
         CacheRecord.from_json(sha256_digest(b"k"), text)
