@@ -131,11 +131,9 @@ def unpack_json(data: bytes) -> Any:
     import zstandard
 
     try:
-        with zstandard.ZstdDecompressor().stream_reader(data) as reader:
-            text = reader.read(_MAX_INDEX + 1)
-        if len(text) > _MAX_INDEX:
-            raise DamagedIndex("an index that is too large")
-        return json.loads(text)
+        if not 0 <= zstandard.frame_content_size(data) <= _MAX_INDEX:
+            raise DamagedIndex("an index of no size, or one that is too large")
+        return json.loads(zstandard.ZstdDecompressor().decompress(data))
     except (zstandard.ZstdError, ValueError) as error:
         raise DamagedIndex(f"cannot read the index of a cache mount: {error}") from error
 
@@ -182,7 +180,7 @@ def _check_tree(nodes: Sequence[Node]) -> None:
         parent, _, name = node.path.rpartition("/")
         if node.type not in _TYPES or node.path in paths or "\0" in node.path + node.link:
             raise DamagedIndex(f"it holds {node.path!r} twice, or as something it cannot be")
-        if node.path and (parent not in directories or name in ("", ".", "..")):
+        if node.path and (parent not in directories or name in ("", ".", "..") or node.path.startswith("/")):
             raise DamagedIndex(f"it holds {node.path!r}, which is not in a directory of it")
         if not node.path and node.type is not EntryType.DIRECTORY:
             raise DamagedIndex("the mount itself is no directory in it")

@@ -4,7 +4,7 @@ all that follow.
 A piece ends behind six bytes of a rare kind, about one place in a MiB. What is rare is decided by a hash of eight bits
 at every place: permutations of the byte values, combined by exclusive or. All places of a block are hashed at once by
 treating the block as one long integer, since a loop over bytes would take a hundred times as long. Only what lies
-between the least and the most size is looked at (as in FastCDC), which about halves the work: 130 MB/s.
+between the least and the most size is looked at (as in FastCDC), which about halves the work: 200 MB/s.
 """
 
 from __future__ import annotations

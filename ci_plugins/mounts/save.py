@@ -13,7 +13,7 @@ import hashlib
 import os
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from ci_plugins.mounts.listing import Found, Limits, Signature, state_of, walk, 
 from ci_plugins.mounts.pieces import pieces
 from ci_plugins.mounts.side_by_side import side_by_side
 from ci_plugins.mounts.store import ChunkStore
-from ci_plugins.oci import Descriptor, sha256_digest
+from ci_plugins.oci import Descriptor, Digest, sha256_digest
 
 #: Uncompressed bytes of a pack, about: few requests, and little to write anew.
 PACK = 16 << 20
@@ -99,45 +99,40 @@ class _Saving:
         self.sent = 0
 
     def run(self, id: str, kept: Sequence[Found], now: int, stop: threading.Event) -> MountIndex:
-        unchanged = self._unchanged(kept)
-        packs = self._reusable(unchanged)
-        self._have = {chunk.digest for pack in packs for chunk in pack.chunks}
-        ready = {path: node.chunks for path, node in unchanged.items() if self._have.issuperset(node.chunks)}
-        todo = [one for one in kept if one.type is EntryType.FILE and one.size and one.path not in ready]
-        for read in side_by_side(self._batch, list(_batches(todo)), _THREADS, stop):
-            ready |= read
+        packs = self._there()
+        self._have = _digests(packs)
+        files = [one for one in kept if one.type is EntryType.FILE and one.size]
+        ready = {path: chunks for path, chunks in self._unchanged(files).items() if self._have.issuperset(chunks)}
+        self._read_into(ready, files, stop)
+        if worn := _worn(packs, {digest for chunks in ready.values() for digest in chunks}):
+            packs = [pack for pack in packs if pack.descriptor.digest not in worn]
+            self._have = _digests((*packs, *self._new))
+            ready = {path: chunks for path, chunks in ready.items() if self._have.issuperset(chunks)}
+            self._read_into(ready, files, stop)
         nodes = _nodes(kept, ready)
         used = {digest for node in nodes for digest in node.chunks}
         packs = [pack for pack in (*packs, *self._new) if any(chunk.digest in used for chunk in pack.chunks)]
         return MountIndex(id, now, tuple(packs), nodes)
 
-    def _unchanged(self, kept: Sequence[Found]) -> dict[str, Node]:
-        """Files whose bytes are those the index names."""
+    def _there(self) -> list[Pack]:
+        """The packs of the index that the store still has."""
+        packs = self._known.index.packs if self._known else ()
+        gone = {pack.digest for pack in self._store.missing([pack.descriptor for pack in packs])} if packs else set()
+        return [pack for pack in packs if pack.descriptor.digest not in gone]
+
+    def _unchanged(self, files: Sequence[Found]) -> dict[str, tuple[str, ...]]:
+        """The chunks of files that are as the index has them."""
         if self._known is None:
             return {}
-        nodes = {node.path: node for node in self._known.index.nodes if node.type is EntryType.FILE}
+        known = {node.path: node.chunks for node in self._known.index.nodes if node.type is EntryType.FILE}
         same = self._known.signatures
-        return {
-            one.path: nodes[one.path]
-            for one in kept
-            if one.path in nodes and one.type is EntryType.FILE and same.get(one.path) == one.signature
-        }
+        return {one.path: known[one.path] for one in files if one.path in known and same.get(one.path) == one.signature}
 
-    def _reusable(self, unchanged: dict[str, Node]) -> list[Pack]:
-        """Packs that are still there and worth keeping."""
-        if self._known is None:
-            return []
-        used = {digest for node in unchanged.values() for digest in node.chunks}
-        packs = []
-        for pack in self._known.index.packs:
-            live = sum(chunk.size for chunk in pack.chunks if chunk.digest in used)
-            if live * 2 >= pack.size and live:
-                packs.append(pack)
-        small = {pack.descriptor.digest for pack in packs if pack.size < PACK // 4}
-        if len(small) > _SMALL_PACKS:
-            packs = [pack for pack in packs if pack.descriptor.digest not in small]
-        gone = {pack.digest for pack in self._store.missing([pack.descriptor for pack in packs])}
-        return [pack for pack in packs if pack.descriptor.digest not in gone]
+    def _read_into(self, ready: dict[str, tuple[str, ...]], files: Sequence[Found], stop: threading.Event) -> None:
+        """Add the files that are not in it."""
+        todo = [one for one in files if one.path not in ready]
+        for read in side_by_side(self._batch, list(_batches(todo)), _THREADS, stop):
+            ready |= read
 
     # -- in the threads ------------------------------------------------------------------------------------------------
 
@@ -182,6 +177,22 @@ class _Saving:
         with self._lock:
             self._new.append(Pack(descriptor, tuple(chunk for chunk, _ in pending)))
             self.sent += len(data) if new else 0
+
+
+def _digests(packs: Iterable[Pack]) -> set[str]:
+    return {chunk.digest for pack in packs for chunk in pack.chunks}
+
+
+def _worn(packs: Sequence[Pack], used: set[str]) -> set[Digest]:
+    """Packs less than half of which is used, and small ones where there are many."""
+    worn, small = set(), set()
+    for pack in packs:
+        live = sum(chunk.size for chunk in pack.chunks if chunk.digest in used)
+        if live * 2 < pack.size:
+            worn.add(pack.descriptor.digest)
+        elif pack.size < PACK // 4:
+            small.add(pack.descriptor.digest)
+    return worn | small if len(small) > _SMALL_PACKS else worn
 
 
 def _batches(files: Sequence[Found]) -> Iterator[list[Found]]:

@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from ci_plugins.mounts.registry_store import RegistryChunks
+from ci_plugins.storage.registry import RegistryClient
 from tests.harness import Built, Cli, run
 from tests.servers import DockerRegistry
 
@@ -109,7 +111,8 @@ def test_relative_targets_several_mounts_and_links_in_the_image(cli: Cli, docker
         "RUN mkdir -p /real && ln -s /real /link",
         "WORKDIR /work",
         "RUN --mount=type=cache,target=deps --mount=type=cache,target=/link/x "
-        "--mount=type=cache,target=/work/deps/inner touch deps/a /real/x/b deps/inner/c && grep -c 'work/deps\\|real/x' /proc/mounts",
+        "--mount=type=cache,target=/work/deps/inner touch deps/a /real/x/b deps/inner/c && "
+        "grep -c 'work/deps\\|real/x' /proc/mounts",
         "RUN --mount=type=cache,id=deps,target=/d ls /d && test -e /d/a && test ! -e /d/inner/c",
         "RUN test ! -e /work/deps && test ! -e /real/x",
     )
@@ -365,3 +368,30 @@ def test_two_runners_save_at_once(cli: Cli, dockerfile: Write, tag: str) -> None
         list(pool.map(lambda name: output(another(cli, name), context, *shared, "--no-cache"), ("one", "two")))
     count = dockerfile("RUN --mount=type=cache,target=/c ls /c | wc -l")
     assert " 50\n" in output(another(cli, "three"), count, *shared)
+
+
+def test_a_registry_is_pruned_by_age(cli: Cli, dockerfile: Write, tag: str, registry: DockerRegistry) -> None:
+    cli.build(dockerfile("RUN --mount=type=cache,target=/c echo x > /c/x"), "--cache-mounts", "shared", tag=tag)
+    repository = tag.partition("/")[2].rpartition(":")[0]
+    store = RegistryChunks(RegistryClient(registry.host), repository)
+    assert store.prune(time.time() - 3600) == 0
+    assert store.prune(time.time() + 3600) == 1
+    tags = registry.tags(repository)
+    assert "1" in tags, "the image itself stays"
+    assert not [name for name in tags if name.startswith("ci-plugins-mount-")]
+    empty = dockerfile("RUN --mount=type=cache,target=/c ls /c | wc -l")
+    assert " 0\n" in output(another(cli, "second"), empty, "--cache-mounts", "shared", "--push", "--tag", tag)
+
+
+def test_garbage_collection_of_a_registry_leaves_what_the_newest_index_needs(
+    cli: Cli, dockerfile: Write, tmp_path: Path
+) -> None:
+    shared = ("--cache-mounts", "shared")
+    with DockerRegistry.start(tmp_path / "registry") as own:
+        cli.build(dockerfile(FILL), *shared, tag=f"{own.host}/app:1")
+        cli.build(dockerfile("RUN --mount=type=cache,target=/c echo more > /c/more"), *shared, tag=f"{own.host}/app:1")
+    run("docker-registry", "garbage-collect", "--delete-untagged", str(tmp_path / "registry/config.yml"))
+    with DockerRegistry.start(tmp_path / "registry") as own:
+        said = output(another(cli, "second"), dockerfile(READ), *shared, "--push", "--tag", f"{own.host}/app:2")
+    assert "travelled" in said
+    assert "lacks" not in said
