@@ -105,8 +105,8 @@ def _classic(text: str, shell: Sequence[str], *, by_buildah: bool) -> Command:
     """A RUN of the classic builder or of buildah: both write nothing before it."""
     args = _ARGS.match(text)
     head, rest = _split_args(text, int(args[1])) if args else ("", text)
-    if not rest.startswith("/") or "<<" in rest:
-        return UNKNOWN  # not a command of a Dockerfile, or one whose heredoc the entry leaves out
+    if not (args or rest.startswith("/")) or "<<" in rest:
+        return UNKNOWN  # perhaps not a command of a Dockerfile, or one whose heredoc the entry leaves out
     if rest.startswith(_DEFAULT_SHELL):
         script = rest[len(_DEFAULT_SHELL) :]
         if words := _exec_form(script):
