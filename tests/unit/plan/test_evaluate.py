@@ -240,6 +240,20 @@ def test_a_copy_from_a_stage_depends_on_that_stages_key(build: Build) -> None:
     assert build.key(text.format("one")) != build.key(text.format("two"))
 
 
+def test_a_cache_mount_is_part_of_the_key_and_needs_the_stage_it_is_filled_from(build: Build) -> None:
+    text = "FROM base AS seed\nRUN {}\nFROM base\nRUN {} make\n"
+    mounts = ("", "--mount=type=cache,target=/c", "--mount=type=cache,target=/d",
+              "--mount=type=cache,target=/c,from=seed", "--mount=type=cache,target=/c,from=seed,source=/x")  # fmt: skip
+    assert len({build.key(text.format("one", mount)) for mount in mounts}) == len(mounts)
+    assert build.key(text.format("one", mounts[1])) == build.key(text.format("two", mounts[1]))
+    assert build.key(text.format("one", mounts[3])) != build.key(text.format("two", mounts[3]))
+    assert [len(build.plan(text.format("one", mount), known=0).stages) for mount in (mounts[1], mounts[3])] == [1, 2]
+    seed = build.plan(text.format("one", mounts[3]), known=1).stages[0]
+    assert (len(seed.executed), seed.keep_until) == (0, 1)
+    (mount,) = build.run(text.format("one", mounts[4])).mounts
+    assert (mount.origin, mount.spec.source, mount.spec.id) == (0, "x", "/c")
+
+
 def test_what_is_not_executed_is_refused_with_its_place(build: Build) -> None:
     with pytest.raises(UnsupportedInstruction, match=r"Dockerfile:2:1: RUN --mount=type=tmpfs"):
         build.evaluate("FROM base\nRUN --mount=type=tmpfs,target=/c make\n")
