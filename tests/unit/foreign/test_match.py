@@ -1,0 +1,251 @@
+"""The walk through the index: what is asked, what is proven, what is taken."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from ci_plugins.cache.memory import MemoryStore
+from ci_plugins.cache.record import FOREIGN, CacheRecord
+from ci_plugins.context import Context
+from ci_plugins.dockerfile import parse_dockerfile
+from ci_plugins.errors import RegistryUnreachable
+from ci_plugins.foreign.chains import step_foreign_key
+from ci_plugins.foreign.index import Indexer, foreign_scope, foreign_scopes
+from ci_plugins.foreign.match import ForeignImages, foreign_records
+from ci_plugins.oci import Descriptor, Digest, History, ImageConfig, Manifest, Platform, Reference, media, sha256_digest
+from ci_plugins.plan.evaluate import Evaluator, Inputs
+from ci_plugins.plan.steps import BaseImage, Stage, Step
+from ci_plugins.plan.weigh import Rates, Weigher
+from ci_plugins.transfer.pull import StoredLayer
+from ci_plugins.transfer.workers import Workers
+
+AMD64 = Platform("linux", "amd64")
+REPOSITORY = "registry.test/app"
+BASE = sha256_digest(b"base tar")
+
+
+def image(created: str, *steps: tuple[str, bytes], base: Digest = BASE) -> tuple[Manifest, ImageConfig]:
+    """A BuildKit image on the base: (history text, the layer's bytes; none for a config entry)."""
+    history = [History("# base", created), *(History(text, created, "buildkit", not data) for text, data in steps)]
+    data = [data for _, data in steps if data]
+    config = ImageConfig(AMD64, {"Env": ["PATH=/bin"]}, (base, *map(sha256_digest, data)), tuple(history), created)
+    blobs = [Descriptor(media.OCI_LAYER_GZIP, sha256_digest(b"gz" + one), len(one)) for one in (b"base", *data)]
+    return Manifest.of(config.descriptor(), blobs), config
+
+
+class Registry:
+    """`storage.blob.ImageOrigin` of tags."""
+
+    def __init__(self, **tags: tuple[Manifest, ImageConfig]) -> None:
+        self.tags = tags
+        self.asked: list[str] = []
+
+    def manifest(self, reference: Reference) -> Manifest:
+        self.asked.append(reference.tag)
+        return self.tags[reference.tag][0]
+
+    def resolve(self, reference: Reference) -> Descriptor:
+        return self.tags[reference.tag][0].descriptor
+
+    def blob(self, reference: Reference, descriptor: Descriptor) -> list[bytes]:
+        return [config.to_bytes() for manifest, config in self.tags.values() if manifest.config == descriptor]
+
+
+class Walk:
+    """Builds a Dockerfile's plan up to the walk, with everything counted."""
+
+    def __init__(self, directory: Path, registry: Registry) -> None:
+        self.directory, self.registry = directory, registry
+        self.store = MemoryStore()
+        self.asked = 0
+        self.proven: list[tuple[str, str]] = []
+        self.fitting = {b"copied"}
+        self.missing: set[Digest] = set()
+        self.warnings: list[str] = []
+
+    def index(self) -> None:
+        pool = Workers("index", 2)
+        Indexer(self.registry, self.registry.resolve, self.store, pool).index(REPOSITORY, list(self.registry.tags))  # type: ignore[arg-type]
+
+    def stages(self, text: str, **args: str) -> Sequence[Stage]:
+        manifest, config = image("2026-01-01")
+        base = BaseImage("base", Reference.parse("registry.test/base"), manifest, config)
+        dockerfile = parse_dockerfile(text)
+        inputs = Inputs(
+            platform=AMD64,
+            target="",
+            build_args=args,
+            network="host",
+            image=lambda name, instruction: base,
+            context=lambda: Context.open(self.directory, None),
+        )
+        evaluator = Evaluator(dockerfile, inputs)
+        evaluator.stage(dockerfile.target(""))
+        return evaluator.evaluated()
+
+    def __call__(self, text: str, **args: str) -> list[str]:
+        """The digests' contents that were found for the steps of the last stage; "-" for a config, "" for none."""
+        self.index()
+        stages = self.stages(text, **args)
+        scopes = foreign_scopes(self.store.scopes())
+
+        def children(key: Digest) -> Sequence[CacheRecord]:
+            self.asked += 1
+            return self.store.children(key, scopes)
+
+        def holds(step: Step, layer: StoredLayer | None, below: StoredLayer | None) -> bool:
+            name = next((str(data) for data in self.fitting if layer and layer.diff_id == sha256_digest(data)), "")
+            self.proven.append((step.instruction.name, name))
+            return bool(name) or (layer is None and step.instruction.name == "WORKDIR")
+
+        images = ForeignImages(
+            platform=AMD64,
+            scope="main",
+            children=children,
+            present=lambda record: record.layer is not None and record.layer.diff_id not in self.missing,
+            holds=holds,
+            warn=self.warnings.append,
+        )
+        found = foreign_records(stages, {}, lambda record: True, {}, images)
+        assert all(record.scope == "main" and record.key == key for key, record in found.items())
+        self.found = found
+        return [self._name(found.get(step.key)) for step in stages[-1].steps]
+
+    def _name(self, record: CacheRecord | None) -> str:
+        if record is None:
+            return ""
+        known = [b"one", b"two", b"copied", b"other", b"old", b"dir"]
+        return next((d.decode() for d in known if record.layer and record.layer.diff_id == sha256_digest(d)), "-")
+
+
+RUN_1, RUN_2 = ("RUN /bin/sh -c one # buildkit", b"one"), ("RUN /bin/sh -c two # buildkit", b"two")
+COPY = ("COPY a / # buildkit", b"copied")
+TEXT = "FROM base\nRUN one\nCOPY a /\nLABEL x=y\nRUN two\nCOPY a /b\n"
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    (tmp_path / "a").write_text("a")
+    return tmp_path
+
+
+def test_a_chain_is_followed_to_its_last_run(directory: Path) -> None:
+    walk = Walk(directory, Registry(v1=image("2026-01-01", RUN_1, COPY, RUN_2, ("COPY a /b # buildkit", b"other"))))
+    assert walk(TEXT) == ["one", "copied", "-", "two", ""]
+    assert walk.proven == [("COPY", "b'copied'")]
+    # RUN, COPY, RUN, and the COPY after which nothing comes
+    assert walk.asked == 4
+    record = next(record for record in walk.found.values() if record.layer)
+    assert record.repositories == (REPOSITORY,)
+    assert (record.inputs[FOREIGN], record.seconds) == (f"{REPOSITORY}:v1", 0.0)
+
+
+def test_a_copy_is_compared_only_where_a_run_follows_it(directory: Path) -> None:
+    walk = Walk(directory, Registry(v1=image("2026-01-01", RUN_1, COPY)))
+    assert walk(TEXT) == ["one", "", "", "", ""]
+    assert walk.proven == []
+
+
+def test_a_copy_that_differs_ends_it_unless_another_image_has_the_right_one(directory: Path) -> None:
+    newer = image("2026-01-02", RUN_1, ("COPY a / # buildkit", b"other"), RUN_2)
+    older = image("2026-01-01", RUN_1, COPY, RUN_2)
+    assert Walk(directory, Registry(newer=newer))(TEXT) == ["one", "", "", "", ""]
+    assert Walk(directory, Registry(newer=newer, older=older))(TEXT) == ["one", "copied", "-", "two", ""]
+
+
+def test_the_newest_of_equal_runs(directory: Path) -> None:
+    old = image("2025-01-01", ("RUN /bin/sh -c one # buildkit", b"old"))
+    walk = Walk(directory, Registry(old=old, new=image("2026-01-01", RUN_1)))
+    assert walk("FROM base\nRUN one\n") == ["one"]
+    walk.missing = {sha256_digest(b"one")}
+    assert walk("FROM base\nRUN one\n") == ["old"]
+
+
+def test_another_base_is_another_chain(directory: Path) -> None:
+    walk = Walk(directory, Registry(v1=image("2026-01-01", RUN_1, base=sha256_digest(b"another"))))
+    assert walk("FROM base\nRUN one\n") == [""]
+    assert walk.asked == 1
+
+
+def test_args_count(directory: Path) -> None:
+    made = ("RUN |1 V=2 /bin/sh -c one # buildkit", b"one")
+    walk = Walk(directory, Registry(v1=image("2026-01-01", ("ARG V=1", b""), made)))
+    text = "FROM base\nARG V=1\nRUN one\n"
+    assert walk(text, V="2") == ["-", "one"]
+    assert walk(text) == ["", ""]
+
+
+def test_a_workdir_without_a_layer_has_to_be_there_already(directory: Path) -> None:
+    made = [("WORKDIR /w", b""), ("RUN /bin/sh -c one # buildkit", b"one")]
+    manifest, config = image("2026-01-01", *made)
+    config = config.with_config(WorkingDir="/w")
+    walk = Walk(directory, Registry(v1=(Manifest.of(config.descriptor(), manifest.layers), config)))
+    assert walk("FROM base\nWORKDIR /w\nRUN one\n") == ["-", "one"]
+    assert walk.proven == [("WORKDIR", "")]
+
+
+@pytest.mark.parametrize("mount", ["type=bind,target=/src", "target=/src,from=other"])
+def test_no_history_tells_what_was_mounted(directory: Path, mount: str) -> None:
+    [stage] = Walk(directory, Registry()).stages("FROM base\nRUN one\n")
+    step = stage.steps[0]
+    mounted = parse_dockerfile(f"FROM base\nRUN --mount={mount} one\n").target("").instructions[0]
+    cached = parse_dockerfile("FROM base\nRUN --mount=type=cache,target=/c one\n").target("").instructions[0]
+    assert step_foreign_key(AMD64, BASE, replace(step, instruction=mounted)) is None
+    assert step_foreign_key(AMD64, BASE, replace(step, instruction=cached)) == step_foreign_key(AMD64, BASE, step)
+
+
+def test_no_history_tells_what_a_script_holds(directory: Path) -> None:
+    walk = Walk(directory, Registry(v1=image("2026-01-01", ("RUN /dev/pipes/EOF # buildkit", b"one"))))
+    assert walk("FROM base\nRUN <<EOF\n#!/bin/sh\none\nEOF\n") == [""]
+    assert walk.asked == 0
+
+
+def test_stages_stand_on_each_other(directory: Path) -> None:
+    walk = Walk(directory, Registry(v1=image("2026-01-01", RUN_1, RUN_2)))
+    assert walk("FROM base AS first\nRUN one\nFROM first\nRUN two\n") == ["two"]
+    assert walk("FROM base AS first\nRUN none\nFROM first\nRUN two\n") == [""]
+
+
+def test_a_registry_that_fails_is_a_warning(directory: Path) -> None:
+    walk = Walk(directory, Registry(v1=image("2026-01-01", RUN_1)))
+    walk.index()
+
+    def fails(record: CacheRecord) -> bool:
+        raise RegistryUnreachable("registry.test does not answer")
+
+    images = ForeignImages(
+        platform=AMD64,
+        scope="main",
+        children=lambda key: walk.store.children(key, [foreign_scope(REPOSITORY)]),
+        present=fails,
+        holds=lambda step, layer, below: True,
+        warn=walk.warnings.append,
+    )
+    assert foreign_records(walk.stages("FROM base\nRUN one\n"), {}, lambda record: True, {}, images) == {}
+    assert "does not answer" in walk.warnings[0]
+
+
+def test_an_index_follows_its_repository(directory: Path) -> None:
+    registry = Registry(v1=image("2026-01-01", RUN_1), v2=image("2026-01-02", RUN_1, RUN_2))
+    walk = Walk(directory, registry)
+    walk.index()
+    assert sorted(registry.asked) == ["v1", "v2"]
+    walk.index()
+    assert sorted(registry.asked) == ["v1", "v2"]
+    del registry.tags["v2"]
+    walk.index()
+    assert walk("FROM base\nRUN one\nRUN two\n") == ["one", ""]
+
+
+def test_what_has_no_time_is_not_run_again_for_speed(directory: Path) -> None:
+    walk = Walk(directory, Registry(v1=image("2026-01-01", RUN_1, RUN_2)))
+    text = "FROM base\nRUN one\nRUN two\nRUN three\n"
+    walk(text)
+    [stage] = walk.stages(text)
+    records = [walk.found[step.key] for step in stage.steps[:2]]
+    assert Weigher("auto", Rates(1.0, 1.0), lambda record: False)(stage, records) == 2
+    assert Weigher("rebuild", Rates(1.0, 1.0), lambda record: False)(stage, records) == 0
