@@ -16,7 +16,15 @@ from typing import TYPE_CHECKING, TextIO
 
 from ci_plugins import __version__
 from ci_plugins.errors import CiPluginsError, Interrupted, state_errors
-from ci_plugins.options import BuildOptions, IndexOptions, Invocation, ServeOptions, parse
+from ci_plugins.options import (
+    BuildOptions,
+    CacheOptions,
+    IndexOptions,
+    Invocation,
+    PlanOptions,
+    ServeOptions,
+    parse,
+)
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -62,6 +70,10 @@ def main_inner(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     match invocation.options:
         case BuildOptions() as options:
             _build(options, invocation)
+        case PlanOptions() as options:
+            _plan(options)
+        case CacheOptions() as options:
+            _cache(options)
         case IndexOptions() as options:
             _index(options)
         case ServeOptions() as options:
@@ -231,6 +243,79 @@ def _print_result(options: BuildOptions, result: BuildResult) -> None:
     for output in result.outputs:
         print(f"wrote {output}")
     print(f"digest {result.digest}")
+
+
+# --- plan -----------------------------------------------------------------------------------------------------------
+
+
+def _plan(options: PlanOptions) -> None:
+    from ci_plugins import preview
+    from ci_plugins.events import Recorder
+
+    with _stopped_by_signals():
+        planned = preview.plan(options.build, Recorder())
+    if options.json:
+        from ci_plugins.report import plan_json
+
+        text = plan_json.render(
+            planned.explanation,
+            planned.forecast,
+            names=planned.names,
+            platform=planned.platform,
+            prefer=planned.prefer,
+            left_out=planned.left_out,
+            warnings=planned.warnings,
+        )
+    else:
+        from ci_plugins.report import plan_text
+
+        _warn(planned.warnings)
+        text = plan_text.render(
+            planned.explanation,
+            planned.forecast,
+            prefer=planned.prefer,
+            left_out=planned.left_out,
+            width=_width(sys.stdout),
+        )
+    print(text, end="")
+
+
+def _warn(warnings: Sequence[str]) -> None:
+    from ci_plugins.report.text import clean
+
+    for warning in warnings:
+        sys.stderr.write(f"warning: {clean(warning)}\n")
+
+
+# --- cache ----------------------------------------------------------------------------------------------------------
+
+
+def _cache(options: CacheOptions) -> None:
+    import time
+
+    from ci_plugins import upkeep
+    from ci_plugins.report import cache_json, cache_text
+
+    width = _width(sys.stdout)
+    with _stopped_by_signals():
+        match options.action:
+            case "tree":
+                name, scopes = upkeep.tree(options)
+                in_words = cache_text.render_tree(name, scopes, now=time.time(), width=width)
+                in_json = cache_json.render_tree(name, scopes)
+            case "why":
+                found = upkeep.why(options)
+                in_words = cache_text.render_why(found.store, found.chain, found.here, width=width)
+                in_json = cache_json.render_why(found.store, found.chain, found.here)
+            case "prune":
+                gone = upkeep.prune(options)
+                in_words = cache_text.render_prune(gone.store, gone.pruned, gone.freed)
+                in_json = cache_json.render_prune(gone.store, gone.pruned, gone.freed)
+            case "verify":
+                name, verified = upkeep.verify(options)
+                in_words = cache_text.render_verify(name, verified)
+                in_json = cache_json.render_verify(name, verified)
+    print(in_json if options.json else in_words, end="")
 
 
 # --- cache index -----------------------------------------------------------------------------------------------------

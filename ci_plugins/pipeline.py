@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -14,7 +14,15 @@ from ci_plugins.build.chain import KnownLayer
 from ci_plugins.build.executor import BuiltImage, execute
 from ci_plugins.build.halt import Halt
 from ci_plugins.build.layers import LayerWriter
-from ci_plugins.build.prepare import Preparation, Prepared, dockerfile_path, image_names, scopes_of
+from ci_plugins.build.prepare import (
+    Preparation,
+    Prepared,
+    checked_platform,
+    dockerfile_path,
+    image_names,
+    scopes_of,
+    shared_cache,
+)
 from ci_plugins.build.share import Sharing, layers_to_send, send_layers, share
 from ci_plugins.build.stage import Workshop, send_known
 from ci_plugins.cache.chained import ChainedStore
@@ -24,7 +32,7 @@ from ci_plugins.cache.record import CacheRecord, ImageRecord
 from ci_plugins.cache.store import CacheUnavailable
 from ci_plugins.context import Context
 from ci_plugins.engine.native import NativeEngine
-from ci_plugins.errors import CiPluginsError, Interrupted, PlatformNotAvailable
+from ci_plugins.errors import CiPluginsError, Interrupted
 from ci_plugins.events import ActiveSpan, Recorder
 from ci_plugins.foreign.reuse import BuiltElsewhere
 from ci_plugins.layer.budget import MemoryBudget
@@ -70,7 +78,7 @@ class BuildResult:
 def build(options: BuildOptions, recorder: Recorder) -> BuildResult:
     """Build, and push while building. Raises CiPluginsError; whatever happens, nothing stays mounted and no tag moves
     before everything under it is in place."""
-    platform = _checked_platform(options)
+    platform = checked_platform(options)
     names = [str(tag) for tag in options.tags]
     with recorder.span("build", ", ".join(names) or str(options.context), platform=str(platform)) as span:
         lost: set[Digest] = set()
@@ -201,23 +209,21 @@ class _Build:
         )
         prepared = preparation.prepare()
         self.roots = prepared.roots
-        if not prepared.plan.executes_nothing:
-            self.explaining = self.fetches.submit(self._explain, preparation, prepared)
+        self.explaining = self.fetches.submit(self._explain, preparation, prepared)
         return prepared.plan
 
     def _explain(self, preparation: Preparation, prepared: Prepared) -> None:
         """Beside the build: it asks the cache, which may be far away, and nothing waits for it."""
         with self.recorder.span("explain", "explain", self.span) as span:
-            explanation = preparation.explain(prepared)
+            explanation = preparation.explain(prepared, preparation.past())
             span.set(headline=explanation.headline(), **{str(key): why for key, why in explanation.causes().items()})
 
     def _explained(self) -> None:
         """The explanation is not worth waiting for long, and no reason to fail."""
         if self.explaining is None:
             return
-        try:
-            self.explaining.result(_GRACE)
-        except (CacheUnavailable, TimeoutError) as error:
+        wait([self.explaining], _GRACE)
+        if self.explaining.done() and (error := self.explaining.exception()):
             self.recorder.warn(f"why steps were run is not known: {error}")
 
     def _usable(self, record: CacheRecord) -> bool:
@@ -231,11 +237,8 @@ class _Build:
     # -- the cache: it may fail, the build may not ------------------------------------------------------------------
 
     def _open_cache(self) -> ChainedStore:
-        url = self.options.cache
-        if url == "auto":
-            first = next(iter(self.options.tags), None) if self.options.push else None
-            url = f"registry://{first.registry}/{first.repository}" if first else "off"
-        shared = None if url == "off" else open_store(url, self.client)
+        url = shared_cache(self.options)
+        shared = open_store(url, self.client) if url else None
         return open_chain(self.options.state / "index.sqlite", shared, self.recorder.warn)
 
     def _learn(self) -> None:
@@ -385,13 +388,3 @@ class _Build:
     def _retried(self, retry: Retry) -> None:
         if retry.delay:  # without a delay it is another way to do the same, not a fault
             self.recorder.warn(f"{retry.error}; trying again in {retry.delay:.1f} s")
-
-
-def _checked_platform(options: BuildOptions) -> Platform:
-    host = Platform.of_host()
-    if options.platform not in (None, host):
-        raise PlatformNotAvailable(
-            f"--platform {options.platform}: this machine builds {host} only",
-            remedy=f"Leave --platform out, or run the build on a {options.platform} machine.",
-        )
-    return host

@@ -10,6 +10,7 @@ from ci_plugins.cache.record import CacheRecord
 from ci_plugins.cache.store import CacheStore
 from ci_plugins.dockerfile.predefined import PROXY_ARGS
 from ci_plugins.dockerfile.stages import load_dockerfile
+from ci_plugins.errors import PlatformNotAvailable
 from ci_plugins.events import ActiveSpan, Recorder
 from ci_plugins.layer.copy import FileTree
 from ci_plugins.oci import Digest, Platform
@@ -69,9 +70,11 @@ class Preparation:
             plan = make_plan(stages, target, records, self.usable, weigher)
         return Prepared(plan, tuple(stages), records, roots, tuple(weigher.choices))
 
-    def explain(self, prepared: Prepared) -> Explanation:
+    def past(self) -> Past:
+        return Past(self.cache, scopes_of(self.options), image_names(self.options))
+
+    def explain(self, prepared: Prepared, past: Past) -> Explanation:
         """Why what is not reused is not: looks at earlier builds, if there is anything to explain."""
-        past = Past(self.cache, scopes_of(self.options), image_names(self.options))
         return explain(prepared.plan, prepared.records, past, prepared.choices, no_cache=self.options.no_cache)
 
     def _evaluate(self) -> tuple[Stage, Sequence[Stage]]:
@@ -116,3 +119,22 @@ def image_names(options: BuildOptions) -> tuple[str, ...]:
     """What an image is remembered as: its tags, or where it came from."""
     place = str(options.context.resolve()) + (f" {options.target}" if options.target else "")
     return tuple(str(tag) for tag in options.tags) or (place,)
+
+
+def shared_cache(options: BuildOptions) -> str:
+    """URL of the index shared with other runners; empty for none."""
+    if options.cache != "auto":
+        return "" if options.cache == "off" else options.cache
+    first = next(iter(options.tags), None) if options.push else None
+    return f"registry://{first.registry}/{first.repository}" if first else ""
+
+
+def checked_platform(options: BuildOptions) -> Platform:
+    """Raises PlatformNotAvailable."""
+    host = Platform.of_host()
+    if options.platform not in (None, host):
+        raise PlatformNotAvailable(
+            f"--platform {options.platform}: this machine builds {host} only",
+            remedy=f"Leave --platform out, or run the build on a {options.platform} machine.",
+        )
+    return host

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 
 from ci_plugins.cache.record import CacheRecord, ImageRecord
@@ -70,6 +70,16 @@ def earlier_steps(plan: Plan, past: Past, stage: Stage) -> tuple[CacheRecord, ..
                 if kind == "stage":
                     return past.back(Digest(key))
     return ()
+
+
+def earlier_records(plan: Plan, past: Past) -> Mapping[Digest, CacheRecord]:
+    """Key of a step that is executed → the earlier record of the same instruction at the same place."""
+    found: dict[Digest, CacheRecord] = {}
+    for planned in plan.stages:
+        for position, step in enumerate(planned.executed, len(planned.records)):
+            if record := _counterpart(plan, past, planned, position, step):
+                found[step.key] = record
+    return found
 
 
 def _counterpart(plan: Plan, past: Past, planned: PlannedStage, position: int, step: Step) -> CacheRecord | None:

@@ -33,6 +33,8 @@ ROOMS = (
     "report",
     "build",
     "pipeline",
+    "preview",
+    "upkeep",
     "cli",
 )
 #: Implementations of one protocol: interchangeable only while none knows another.
