@@ -81,7 +81,9 @@ class ChainedStore:
     def children(self, key: Digest, scopes: Sequence[str]) -> tuple[CacheRecord, ...]:
         nothing: tuple[CacheRecord, ...] = ()
         answers = self._each(lambda store: store.children(key, scopes), nothing)
-        return newest_first(_first_of_each(record for answer in answers for record in answer))
+        # one of them may know less: snapshots leave long inputs out
+        known = sorted((record for answer in answers for record in answer), key=lambda record: -len(record.inputs))
+        return newest_first(_first_of_each(known))
 
     def images(self, scopes: Sequence[str]) -> tuple[ImageRecord, ...]:
         nothing: tuple[ImageRecord, ...] = ()

@@ -5,8 +5,8 @@ against garbage collection. A scope's recent records are also in one snapshot, s
 
 What a registry cannot do: compare and swap, so two writers may take a snapshot back and forth until both see their
 records in it; tell when something was used, so `touch` writes a snapshot, and at most once a day for a record; hold
-records whose layers it does not have (RecordsLeftOut). `scopes`, `records`, `children`, `images`, `remove` and `prune`
-list all tags of the repository, which is slow in a large one; deleting is allowed by few registries, elsewhere an empty
+records whose layers it does not have (RecordsLeftOut). `scopes`, `records`, `images`, `remove` and `prune` list
+all tags of the repository, which is slow in a large one; deleting is allowed by few registries, elsewhere an empty
 artifact takes the place. Who may push to the repository may write to every scope.
 """
 
@@ -51,6 +51,10 @@ B = TypeVar("B")
 Tags = defaultdict[str, defaultdict[str, list[str]]]
 
 _DAY = 86400.0
+#: A longer list of a COPY's files is not in snapshots, which every build reads; few builds ever ask for one.
+_LONGEST_LIST = 1024
+#: of how many children it is fetched
+_WHOLE = 4
 
 
 class RegistryStore:
@@ -146,7 +150,20 @@ class RegistryStore:
     # -- for looking at ---------------------------------------------------------------------------------------------
 
     def children(self, key: Digest, scopes: Sequence[str]) -> tuple[CacheRecord, ...]:
-        return newest_first(record for record in self.records(scopes) if record.parent == key)
+        """From snapshots that are complete it costs no more than a lookup, and a GET for each of the newest that is not
+        whole there."""
+        names = list(dict.fromkeys(scopes))
+        snapshots = self._snapshots.get(names)
+        if all(snapshot.complete for snapshot in snapshots.values()):
+            # most entries are of other parents: they need not be read
+            some = [
+                (entry, scope) for scope in names for entry in snapshots[scope].entries.values() if key in entry.text
+            ]
+            records = [record for entry, scope in some if (record := entry.record(scope))]
+        else:
+            records = list(self.records(names))
+        found = newest_first(record for record in records if record.parent == key)
+        return (*self._together(self._whole, found[:_WHOLE]), *found[_WHOLE:])
 
     def images(self, scopes: Sequence[str]) -> tuple[ImageRecord, ...]:
         tags = self._tags()
@@ -206,7 +223,7 @@ class RegistryStore:
             self._repository.put(record_tag(record.scope, record.key), write_record(record.scope, entry))
         except BlobMissing:  # collected since it was seen
             return None
-        return entry
+        return replace(entry, text=_in_snapshot(record).to_json())
 
     def _hold_toc(self, toc: Descriptor, repositories: Sequence[str]) -> bool:
         with self._lock:
@@ -220,6 +237,13 @@ class RegistryStore:
     def _one(self, place: tuple[str, Digest]) -> Entry | None:
         raw = self._repository.get(record_tag(*place))
         return read_record(raw, *place) if raw else None
+
+    def _whole(self, record: CacheRecord) -> CacheRecord:
+        """With the list of files that snapshots leave out."""
+        if "content" not in record.inputs or "files" in record.inputs:
+            return record
+        entry = self._one((record.scope, record.key))
+        return (entry.record(record.scope) if entry else None) or record
 
     def _toc(self, wanted: tuple[Descriptor, Sequence[str]]) -> bytes | None:
         descriptor, repositories = wanted
@@ -275,6 +299,12 @@ def _explained(records: Sequence[CacheRecord], store: str) -> str:
         f"{len(records)} of the records are not in {store}, because their layers are neither in that repository "
         f"nor in one it can take them from: {some}"
     )
+
+
+def _in_snapshot(record: CacheRecord) -> CacheRecord:
+    if len(record.inputs.get("files", "")) <= _LONGEST_LIST:
+        return record
+    return replace(record, inputs={name: value for name, value in record.inputs.items() if name != "files"})
 
 
 def _no_client(registry: str) -> RegistryClient:
