@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from functools import cache
 
 from ci_plugins.cache.open import open_store
+from ci_plugins.cache.registry_documents import kind_of
 from ci_plugins.cache.sqlite import SqliteStore
 from ci_plugins.cache.store import CacheStore, CacheUnavailable
 from ci_plugins.errors import StateError
@@ -42,6 +43,8 @@ def index_images(options: IndexOptions, warn: Callable[[str], None]) -> Iterator
             indexer = Indexer(origin, origin.resolve, store, pool)
             for place in _repositories(options, client_for):
                 tags = RegistryListing(client_for(place.registry)).tags(place.repository)
+                # a cache's own documents are no images
+                tags = [tag for tag in tags if kind_of(tag) is None]
                 yield indexer.index(f"{place.registry}/{place.repository}", tags)
         except CacheUnavailable as error:
             raise StateError(f"the index cannot be written: {error}") from error

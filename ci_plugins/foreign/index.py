@@ -6,21 +6,26 @@ Its own key tells apart layers of equal steps, so that nothing is overwritten an
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 
+from ci_plugins.cache.forest import newest_first
 from ci_plugins.cache.record import CacheRecord, ImageRecord, RecordedLayer
 from ci_plugins.cache.store import CacheStore
 from ci_plugins.errors import CiPluginsError, Interrupted
 from ci_plugins.foreign.chains import ForeignLayer, UnfitHistory, foreign_layers
-from ci_plugins.oci import Descriptor, Digest, ImageConfig, ImageIndex, Manifest, Reference
+from ci_plugins.oci import Descriptor, Digest, ImageConfig, ImageIndex, Manifest, Reference, media
 from ci_plugins.plan.keys import fields_digest
 from ci_plugins.storage.blob import ImageOrigin
 
 SCOPE = "foreign:"
+#: How many layers of one place are considered, the newest first: each may cost questions and a download.
+CANDIDATES = 8
 #: A config larger than this is no image's: registries take manifests of 4 MiB.
 _MAX_CONFIG = 16 << 20
+_CONFIGS = (media.OCI_CONFIG, media.DOCKER_CONFIG)
 
 
 def foreign_scope(repository: str) -> str:
@@ -92,13 +97,16 @@ class Indexer:
             result.images += tag.images
             images.append(tag.image)
             records.update((record.key, record) for record in tag.records)
-        result.layers = len(records)
-        if images:
-            self._store.put(tuple(records.values()), images)
-        gone = [record.key for record in self._store.records([scope]) if record.key not in kept]
+        stored = {record.key: record for record in self._store.records([scope]) if record.key in kept}
+        worth = _newest_of_each({**stored, **records}.values())
+        new = [record for key, record in records.items() if key in worth]
+        result.layers = len(new)
+        gone = [record.key for record in self._store.records([scope]) if record.key not in kept & worth]
         if gone:
             self._store.remove(gone, scope)
             result.removed = len(gone)
+        if images:
+            self._store.put(new, images)
         return result
 
     def _read(self, reference: Reference, known: ImageRecord | None, scope: str) -> _Tag:
@@ -131,12 +139,23 @@ class Indexer:
         return [manifest for manifest in read if isinstance(manifest, Manifest)]
 
     def _config(self, reference: Reference, descriptor: Descriptor) -> ImageConfig:
+        if descriptor.media_type not in _CONFIGS:
+            raise UnfitHistory(f"it is no image but of type {descriptor.media_type}")
         if descriptor.size > _MAX_CONFIG:
             raise UnfitHistory(f"its config has {descriptor.size} bytes")
         try:
             return ImageConfig.from_bytes(b"".join(self._origin.blob(reference, descriptor)))
         except (ValueError, TypeError, AttributeError, RecursionError) as error:
             raise UnfitHistory(f"its config cannot be read: {error}") from error
+
+
+def _newest_of_each(records: Iterable[CacheRecord]) -> set[Digest]:
+    """Keys of as many layers of equal steps as are ever considered: a thousand tags differ in one COPY, and nobody
+    shall have to read a thousand records to look at the newest."""
+    by_step: dict[Digest | None, list[CacheRecord]] = defaultdict(list)
+    for record in records:
+        by_step[record.parent].append(record)
+    return {record.key for equal in by_step.values() for record in newest_first(equal)[:CANDIDATES]}
 
 
 def _record(layer: ForeignLayer, reference: Reference, scope: str) -> CacheRecord:

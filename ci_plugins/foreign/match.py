@@ -14,12 +14,10 @@ from dataclasses import dataclass
 from ci_plugins.cache.record import FOREIGN, CacheRecord, RecordedLayer
 from ci_plugins.errors import CiPluginsError, Interrupted
 from ci_plugins.foreign.chains import step_foreign_key
+from ci_plugins.foreign.index import CANDIDATES
 from ci_plugins.oci import Digest, Platform, Reference
 from ci_plugins.plan.steps import BaseImage, CopyWork, RunWork, Stage, Step, WorkdirWork
 from ci_plugins.transfer.pull import StoredLayer, stored_layers
-
-#: How many layers of one place are considered, the newest first: each may cost questions and a download.
-_CANDIDATES = 8
 
 #: (step, its layer or None, what is below) → whether the layer holds what the step would write
 Holds = Callable[[Step, StoredLayer | None, StoredLayer | None], bool]
@@ -140,7 +138,7 @@ class _Walk:
         key = step_foreign_key(self._images.platform, top.chain if top else None, step)
         found = self._images.children(key) if key else ()
         return [record for record in found if record.layer and record.repositories and self._usable(record)][
-            :_CANDIDATES
+            :CANDIDATES
         ]
 
     def _accept(self, candidates: Sequence[_Candidate]) -> bool:

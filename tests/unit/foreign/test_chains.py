@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -79,7 +80,7 @@ def test_layers_that_cannot_be_read(descriptor: Descriptor) -> None:
 
 
 def test_what_a_run_sees_changes_its_key() -> None:
-    def key(*texts: str, **config: object) -> str:
+    def key(*texts: str, **config: Any) -> str:
         return layers(entries(*texts, "RUN /bin/sh -c make"), **config)[-1].key
 
     keys = [

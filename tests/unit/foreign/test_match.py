@@ -241,6 +241,23 @@ def test_an_index_follows_its_repository(directory: Path) -> None:
     assert walk("FROM base\nRUN one\nRUN two\n") == ["one", ""]
 
 
+def test_of_many_layers_in_one_place_the_newest_are_kept(directory: Path) -> None:
+    def tags(months: range) -> dict[str, tuple[Manifest, ImageConfig]]:
+        return {f"v{n}": image(f"2026-{n:02}-01", RUN_1, ("COPY a / # buildkit", b"%d" % n)) for n in months}
+
+    registry = Registry(**tags(range(1, 10)))
+    walk = Walk(directory, registry)
+    for months in (range(1, 11), *[range(1, 13)] * 3):
+        walk.index()
+        registry.tags = tags(months)
+    registry.asked.clear()
+    walk.index()
+    records = [record for record in walk.store.records([foreign_scope(REPOSITORY)]) if "COPY" in record.instruction]
+    assert sorted(record.created[5:7] for record in records) == [f"{n:02}" for n in range(5, 13)]
+    # what was read and is not kept is not read again
+    assert registry.asked == []
+
+
 def test_what_has_no_time_is_not_run_again_for_speed(directory: Path) -> None:
     walk = Walk(directory, Registry(v1=image("2026-01-01", RUN_1, RUN_2)))
     text = "FROM base\nRUN one\nRUN two\nRUN three\n"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -57,7 +58,7 @@ def test_times_and_repeated_directories_do_not_count() -> None:
         {"type": H, "link": "srv/other", "size": 0},
     ],
 )
-def test_a_file_that_differs(change: dict[str, object]) -> None:
+def test_a_file_that_differs(change: dict[str, Any]) -> None:
     assert not same([replace(entry, **change) if entry.path == "srv/app/req" else entry for entry in THEIRS])
 
 
