@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import tempfile
+import threading
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cache
@@ -23,10 +25,12 @@ from ci_plugins.cache.read_only import ReadOnlyStore
 from ci_plugins.cache.record import CacheRecord
 from ci_plugins.cache.sqlite import SqliteStore
 from ci_plugins.cache.store import CacheUnavailable
-from ci_plugins.context import Context
+from ci_plugins.context import Context, KnownDigests
 from ci_plugins.errors import Interrupted
 from ci_plugins.events import ActiveSpan, Recorder
-from ci_plugins.oci import Digest
+from ci_plugins.foreign.reuse import BuiltElsewhere
+from ci_plugins.layer.copy import FileTree
+from ci_plugins.oci import Digest, Platform
 from ci_plugins.options.settings import BuildOptions
 from ci_plugins.plan.explain import ExplainedStep, Explanation
 from ci_plugins.plan.forecast import AtHand, Forecast, forecast
@@ -34,6 +38,7 @@ from ci_plugins.plan.past import earlier_records
 from ci_plugins.storage.local import LocalStore
 from ci_plugins.storage.registry import RegistryClient, RegistryOrigin
 from ci_plugins.transfer.bases import BaseImages
+from ci_plugins.transfer.pull import LayerFetcher
 from ci_plugins.transfer.rates import load_rates
 from ci_plugins.transfer.workers import Workers
 
@@ -65,7 +70,7 @@ def plan(options: BuildOptions, recorder: Recorder) -> Planned:
 class _Preview:
     def __init__(self, options: BuildOptions, recorder: Recorder, span: ActiveSpan, stack: ExitStack) -> None:
         self.options, self.recorder, self.span, self.stack = options, recorder, span, stack
-        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ci-plugins-plan-")))
+        scratch = self.scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ci-plugins-plan-")))
         state = options.state if options.state.is_dir() else scratch
         self.client = cache(self._client)
         self.configs, self.store = LocalStore(scratch / "configs"), LocalStore(state)
@@ -80,7 +85,8 @@ class _Preview:
 
     def run(self) -> Planned:
         platform = checked_platform(self.options)
-        context = cache(lambda: Context.open(self.options.context, dockerfile_path(self.options)))
+        known = KnownDigests(self.options.state / "context.sqlite")
+        context = cache(lambda: Context.open(self.options.context, dockerfile_path(self.options), known))
         preparation = Preparation(
             options=self.options,
             platform=platform,
@@ -94,6 +100,7 @@ class _Preview:
             rates=self.rates,
             usable=lambda record: self._at_hand(record) or bool(record.repositories),
             at_hand=self._at_hand,
+            more=self._built_elsewhere(platform, context).records if self.options.trust_foreign else None,
         )
         prepared, past = preparation.prepare(), preparation.past()
         explanation = preparation.explain(prepared, past)
@@ -128,6 +135,21 @@ class _Preview:
             snapshot=lambda chain: self.layers.snapshot(chain) is not None,
             contents=lambda diff_id: diff_id in shared or self.layers.toc(diff_id) is not None,
         )
+
+    def _built_elsewhere(self, platform: Platform, context: Callable[[], FileTree]) -> BuiltElsewhere:
+        """Layers that have to be looked into are read to a place that is gone afterwards."""
+        fetcher = LayerFetcher(
+            self.configs,
+            LayerCache(self.scratch / "layers"),
+            RegistryOrigin(self.client),
+            self.recorder,
+            self.fetches,
+            self.span,
+            stop=threading.Event(),
+            tocs=self.cache.tocs,
+        )
+        place = self.options.cache_scope, platform, fetcher, context, self.client
+        return BuiltElsewhere(self.cache, *place, self.recorder, self.span)
 
     def _at_hand(self, record: CacheRecord) -> bool:
         return record.layer is None or self.store.has(record.layer.descriptor)

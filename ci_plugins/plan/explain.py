@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from ci_plugins.cache.record import CacheRecord
+from ci_plugins.cache.record import FOREIGN, CacheRecord
 from ci_plugins.oci import Digest
 from ci_plugins.plan.difference import Reason, base_difference, difference
 from ci_plugins.plan.past import Past, earlier_steps
@@ -22,7 +22,9 @@ _FOLLOWS = Reason("it stands on a step that is run")
 
 @dataclass(frozen=True, slots=True)
 class ExplainedStep:
-    """`reason` says why the step is not reused, None where it is. `cause`: the reason lies here, not below."""
+    """`reason` says why the step is not reused, or from which image that somebody else built it is; None where it is
+    simply known. `cause`: the reason lies here, not below; `by_choice`: it could be reused, but running it is quicker.
+    """
 
     stage: Stage
     step: Step
@@ -30,6 +32,7 @@ class ExplainedStep:
     record: CacheRecord | None
     reason: Reason | None = None
     cause: bool = False
+    by_choice: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +43,9 @@ class Explanation:
 
     @property
     def first_miss(self) -> ExplainedStep | None:
-        """The step to look at."""
-        return next((step for step in self.steps if step.cause), None)
+        """The step to look at: what was chosen was chosen because of a miss after it."""
+        causes = sorted((step for step in self.steps if step.cause), key=lambda step: step.by_choice)
+        return next(iter(causes), None)
 
     def counted(self) -> tuple[int, int]:
         """(reused, all) of the steps that do something: those with a number."""
@@ -74,6 +78,11 @@ def explain(
     return Explanation(tuple(step for planned in plan.stages for step in explainer.stage(planned)))
 
 
+def _built_elsewhere(record: CacheRecord) -> Reason | None:
+    image = record.inputs.get(FOREIGN)
+    return Reason(f"built elsewhere, from {image}") if image else None
+
+
 @dataclass(frozen=True, slots=True)
 class _Explainer:
     plan: Plan
@@ -85,14 +94,23 @@ class _Explainer:
     def stage(self, planned: PlannedStage) -> list[ExplainedStep]:
         stage = planned.stage
         explained = [
-            ExplainedStep(stage, step, "reuse", record)
+            ExplainedStep(stage, step, "reuse", record, _built_elsewhere(record))
             for step, record in zip(planned.reused, planned.records, strict=True)
         ]
         for position, step in enumerate(planned.executed, len(planned.records)):
             reason = self._reason(planned, position, step)
             action: Action = "run" if isinstance(step.work, RunWork) else "append"
-            cause = reason is not _FOLLOWS
-            explained.append(ExplainedStep(stage, step, action, self.records.get(step.key), reason, cause))
+            explained.append(
+                ExplainedStep(
+                    stage,
+                    step,
+                    action,
+                    self.records.get(step.key),
+                    reason,
+                    cause=reason is not _FOLLOWS,
+                    by_choice=position < self.plan.hits[stage.index],
+                )
+            )
         return explained
 
     def _reason(self, planned: PlannedStage, position: int, step: Step) -> Reason:

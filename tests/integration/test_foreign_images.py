@@ -125,6 +125,17 @@ def test_run_steps_are_taken_from_an_image_built_elsewhere(
     assert len({path.partition("?")[0].rpartition("/")[2] for path in sent}) == 2
 
 
+def test_the_plan_names_the_image(elsewhere: Elsewhere, cli: Cli) -> None:
+    index(cli, f"{elsewhere.registry.host}/{elsewhere.repository}")
+    arguments = ("plan", elsewhere.context, "--build-arg", "VERSION=2", "--state", cli.state)
+    reason = f"built elsewhere, from {elsewhere.registry.host}/{elsewhere.repository}:1"
+    assert reason not in cli(*arguments, "--json").stdout
+    assert cli(*arguments, "--json", "--trust-foreign").stdout.count(reason) >= len(REUSED)
+    assert "built elsewhere" in cli(*arguments, "--trust-foreign").stdout
+    # nothing is written
+    assert reason not in cli(*arguments, "--json").stdout
+
+
 def test_what_was_found_is_a_step_like_any_other_afterwards(elsewhere: Elsewhere, cli: Cli) -> None:
     index(cli, f"{elsewhere.registry.host}/{elsewhere.repository}")
     build(cli, elsewhere, elsewhere.context, name="kept")
