@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
@@ -30,7 +31,7 @@ from ci_plugins.cache.layers import LayerCache
 from ci_plugins.cache.open import open_chain, open_store
 from ci_plugins.cache.record import CacheRecord, ImageRecord
 from ci_plugins.cache.store import CacheUnavailable
-from ci_plugins.context import Context
+from ci_plugins.context import Context, KnownDigests
 from ci_plugins.engine.native import NativeEngine
 from ci_plugins.errors import CiPluginsError, Interrupted
 from ci_plugins.events import ActiveSpan, Recorder
@@ -138,7 +139,8 @@ class _Build:
         )
         self.explaining: Future[None] | None = None
         self.mounts = self._cache_mounts()
-        self.context = cache(lambda: Context.open(options.context, dockerfile_path(options)))
+        self.known = KnownDigests(options.state / "context.sqlite")
+        self.context = cache(lambda: Context.open(options.context, dockerfile_path(options), self.known))
 
     def run(self) -> BuildResult:
         try:
@@ -244,8 +246,9 @@ class _Build:
     def _learn(self) -> None:
         try:
             save_rates(self.options.state / "rates.json", self.rates, self.recorder.spans())
-        except OSError as error:
-            self.recorder.warn(f"what fetching costs could not be noted: {error}")
+            self.known.save()
+        except (OSError, sqlite3.Error) as error:
+            self.recorder.warn(f"what the next build could know is not noted: {error}")
 
     def _cache_mounts(self) -> MountManager:
         options, remote = self.options, None

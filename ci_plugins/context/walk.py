@@ -14,6 +14,7 @@ from types import MappingProxyType
 
 from ci_plugins.context.hash import FileToHash, digest_files
 from ci_plugins.context.ignore import Ignore, load_ignore
+from ci_plugins.context.known import KnownDigests
 from ci_plugins.errors import ContextChanged, ContextError, ContextNotFound, OutsideContext
 from ci_plugins.layer.copy_patterns import MatchInfo
 from ci_plugins.layer.entry import Entry, EntryType
@@ -40,8 +41,9 @@ class Context:
     Safe from many threads.
     """
 
-    def __init__(self, root: Path, dockerfile: Path | None) -> None:
+    def __init__(self, root: Path, dockerfile: Path | None, known: KnownDigests | None) -> None:
         self.root = root
+        self._known = known
         self._prefix = str(root) + "/"
         self._dockerfile = dockerfile
         self._lock = threading.RLock()
@@ -53,13 +55,13 @@ class Context:
         self._digests: dict[str, Digest] = {}
 
     @classmethod
-    def open(cls, root: Path, dockerfile: Path | None = None) -> Context:
+    def open(cls, root: Path, dockerfile: Path | None = None, known: KnownDigests | None = None) -> Context:
         """`dockerfile` is where it lies, in the context or not: an ignore file of its own may be beside it.
-        Raises ContextNotFound."""
+        `known` holds digests of earlier builds. Raises ContextNotFound."""
         if not root.is_dir():
             what = "is not a directory" if os.path.lexists(root) else "does not exist"
             raise ContextNotFound(f"the build context {root} {what}")
-        return cls(root, dockerfile)
+        return cls(root, dockerfile, known)
 
     @property
     def ignore(self) -> Ignore:
@@ -105,8 +107,19 @@ class Context:
     def content_digests(self, paths: Sequence[str]) -> list[Digest]:
         with self._lock:
             todo = [path for path in dict.fromkeys(paths) if path not in self._digests]
-            self._digests.update(zip(todo, digest_files([self._to_hash(path) for path in todo]), strict=True))
+            self._digests.update(zip(todo, self._hashed([self._to_hash(path) for path in todo]), strict=True))
             return [self._digests[path] for path in paths]
+
+    def _hashed(self, files: Sequence[FileToHash]) -> list[Digest]:
+        """From an earlier build where the file is what it was, else read now."""
+        if self._known is None:
+            return digest_files(files)
+        found = self._known.lookup(self.root, files)
+        missing = [file for file in files if file.path not in found]
+        digests = digest_files(missing)
+        self._known.note(self.root, missing, digests)
+        found |= zip((file.path for file in missing), digests, strict=True)
+        return [found[file.path] for file in files]
 
     def identity(self, path: str) -> Hashable | None:
         self.lookup(path)

@@ -1,0 +1,112 @@
+"""Content digests of files that were hashed by an earlier build, for machines that keep their state.
+
+A digest is trusted as git trusts its index: while the file's inode, size and both its times are what they were, and
+the times were old enough when it was hashed that a later write must have changed them.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from ci_plugins.context.hash import FileToHash
+from ci_plugins.oci import Digest
+
+#: Files younger than this when they are hashed may change again within the resolution of their times; nanoseconds.
+_YOUNG = 2_000_000_000
+_VERSION = 1
+
+#: (device, inode, size, mtime, ctime)
+Signature = tuple[int, int, int, int, int]
+
+
+class KnownDigests:
+    """Digests by absolute path, in a file. What is wrong with the file costs time, never a build: it then knows
+    nothing. Not thread safe."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._new: dict[bytes, tuple[Signature, Digest]] = {}
+
+    def lookup(self, root: Path, files: Sequence[FileToHash]) -> dict[str, Digest]:
+        """Of files below `root`, those whose digest is known, by their path."""
+        known = self._load(root) if files else {}
+        found: dict[str, Digest] = {}
+        if known:
+            name_of = _namer(root)
+            for file in files:
+                entry = known.get(name_of(file))
+                if entry is not None and entry[0] == _signature(file.path):
+                    found[file.path] = entry[1]
+        return found
+
+    def note(self, root: Path, files: Sequence[FileToHash], digests: Sequence[Digest]) -> None:
+        """Digests of files below `root`, just computed, to be kept by `save`."""
+        settled, name_of = time.time_ns() - _YOUNG, _namer(root)
+        for file, digest in zip(files, digests, strict=True):
+            signature = _signature(file.path)
+            if signature is not None and max(signature[3:]) < settled and signature[2:4] == (file.size, file.mtime_ns):
+                self._new[name_of(file)] = signature, digest
+
+    def save(self) -> None:
+        """Raises OSError or sqlite3.Error."""
+        if not self._new:
+            return
+        rows = [(path, *signature, digest) for path, (signature, digest) in self._new.items()]
+        try:
+            self._write(rows)
+        except sqlite3.DatabaseError:
+            self._file.unlink(missing_ok=True)  # damaged: begun anew
+            self._write(rows)
+        self._new = {}
+
+    def _write(self, rows: Sequence[tuple[bytes, int, int, int, int, int, str]]) -> None:
+        database = sqlite3.connect(self._file, timeout=5)
+        try:
+            with database:
+                if database.execute("PRAGMA user_version").fetchone() != (_VERSION,):
+                    database.execute("DROP TABLE IF EXISTS files")
+                    database.execute(
+                        "CREATE TABLE files (path BLOB PRIMARY KEY, device INTEGER, inode INTEGER, size INTEGER,"
+                        " mtime INTEGER, ctime INTEGER, digest TEXT) WITHOUT ROWID"
+                    )
+                    database.execute(f"PRAGMA user_version = {_VERSION}")
+                database.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
+        finally:
+            database.close()
+
+    def _load(self, root: Path) -> Mapping[bytes, tuple[Signature, Digest]]:
+        if not self._file.exists():
+            return {}
+        above = os.fsencode(os.path.abspath(root))
+        try:
+            database = sqlite3.connect(f"file:{self._file}?mode=ro", uri=True, timeout=1)
+            try:
+                if database.execute("PRAGMA user_version").fetchone() != (_VERSION,):
+                    return {}
+                # "/" and "0" are neighbours: all paths that begin with `above/`.
+                rows = database.execute(
+                    "SELECT * FROM files WHERE path >= ? AND path < ?", (above + b"/", above + b"0")
+                )
+                return {row[0]: (row[1:6], Digest(row[6])) for row in rows}
+            finally:
+                database.close()
+        except sqlite3.Error:
+            return {}
+
+
+def _namer(root: Path) -> Callable[[FileToHash], bytes]:
+    """Absolute paths of files below `root`, without asking for each where we are."""
+    above, length = os.fsencode(os.path.abspath(root)), len(str(root))
+    return lambda file: above + os.fsencode(file.path[length:])
+
+
+def _signature(path: str) -> Signature | None:
+    try:
+        status = os.lstat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns

@@ -1,0 +1,118 @@
+"""Digests of earlier builds: used for files that are what they were, and for no other."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from ci_plugins.context import Context, KnownDigests
+from ci_plugins.context import hash as hash_module
+from ci_plugins.context import walk as walk_module
+from ci_plugins.context.hash import FileToHash
+from ci_plugins.oci import Digest, sha256_digest
+
+OLD = 1_600_000_000
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    directory = tmp_path / "context"
+    directory.mkdir()
+    for name in ("a", "b", os.fsdecode(b"caf\xe9"), "with 'quote"):
+        (directory / name).write_text(f"content of {os.fsencode(name)!r}")
+    return directory
+
+
+@pytest.fixture(autouse=True)
+def old_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ci_plugins.context.known._YOUNG", 0)
+
+
+@pytest.fixture
+def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The files that are really read."""
+    names: list[str] = []
+
+    def digest_files(files: list[FileToHash]) -> list[Digest]:
+        names.extend(os.path.basename(file.path) for file in files)
+        return hash_module.digest_files(files)
+
+    monkeypatch.setattr(walk_module, "digest_files", digest_files)
+    return names
+
+
+def digests(root: Path, file: Path) -> dict[str, Digest]:
+    """As a build does: hash, then keep."""
+    known = KnownDigests(file)
+    context = Context.open(root, None, known)
+    names = sorted(context.children(""))
+    found = dict(zip(names, context.content_digests(names), strict=True))
+    known.save()
+    assert found == {name: sha256_digest((root / name).read_bytes()) for name in names}, "always the truth"
+    return found
+
+
+def test_unchanged_files_are_not_read_again(root: Path, tmp_path: Path, read: list[str]) -> None:
+    first = digests(root, tmp_path / "known")
+    assert len(read) == 4
+    read.clear()
+    assert digests(root, tmp_path / "known") == first
+    assert read == []
+
+
+@pytest.mark.parametrize("what", ["rewritten", "replaced", "touched", "same size and time"])
+def test_what_changed_is_read(root: Path, tmp_path: Path, read: list[str], what: str) -> None:
+    digests(root, tmp_path / "known")
+    file, status = root / "a", (root / "a").stat()
+    match what:
+        case "rewritten":
+            file.write_text("something else")
+        case "replaced":
+            (root / "new").write_bytes(file.read_bytes()[::-1])
+            os.utime(root / "new", ns=(status.st_atime_ns, status.st_mtime_ns))
+            (root / "new").rename(file)
+        case "touched":
+            os.utime(file, (OLD, OLD))
+        case "same size and time":
+            file.write_bytes(file.read_bytes()[::-1])
+            os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+    read.clear()
+    digests(root, tmp_path / "known")
+    assert read == ["a"]
+
+
+def test_young_files_are_not_trusted(
+    root: Path, tmp_path: Path, read: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ci_plugins.context.known._YOUNG", 3600 * 1_000_000_000)
+    digests(root, tmp_path / "known")
+    read.clear()
+    digests(root, tmp_path / "known")
+    assert len(read) == 4
+
+
+def test_another_directory_with_a_name_that_begins_alike_is_another(
+    root: Path, tmp_path: Path, read: list[str]
+) -> None:
+    digests(root, tmp_path / "known")
+    other = tmp_path / "context-2"
+    other.mkdir()
+    (other / "a").write_text("other")
+    read.clear()
+    digests(other, tmp_path / "known")
+    assert read == ["a"]
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage" * 1000])
+def test_a_damaged_file_knows_nothing(root: Path, tmp_path: Path, read: list[str], content: bytes) -> None:
+    (tmp_path / "known").write_bytes(content)
+    known = KnownDigests(tmp_path / "known")
+    context = Context.open(root, None, known)
+    assert context.content_digests(["a"]) == [sha256_digest((root / "a").read_bytes())]
+    assert read == ["a"]
+    known.save()
+    read.clear()
+    assert Context.open(root, None, KnownDigests(tmp_path / "known")).content_digests(["a"])
+    assert read == [], "the damaged file was begun anew"
