@@ -324,6 +324,9 @@ def test_rebuilding_what_is_slow_to_fetch_says_so_and_the_miss_after_it_too(site
         "RUN RUN deps: running it again is preferred to fetching its layer; 2.0 s to run, 300.0 s to fetch the layers",
         "APPEND COPY src /app: src/main.py changed; 1 modified of 3 files",
     ]
+    assert explanation.headline() == (
+        "expected 0 of 3 steps reused; first miss: COPY src /app because src/main.py changed"
+    )
 
 
 def test_a_first_build(site: Site) -> None:
