@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cache, partial
 
 from ci_plugins.dockerfile import parse_instruction, support
 from ci_plugins.dockerfile.expand import Scope
@@ -148,7 +148,7 @@ class Evaluator:
                 before=before,
                 after=after,
                 created_by=created_by(expanded, before, state.args, work),
-                describe=partial(step_inputs, instruction, work, dict(state.args), state.root),
+                describe=cache(partial(step_inputs, instruction, work, dict(state.args), state.root)),
             )
         )
         state.key, state.config, state.root = key, after, ""

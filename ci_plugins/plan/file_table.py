@@ -15,8 +15,8 @@ from ci_plugins.layer.copy_digest import MARK_SIZE
 
 #: A longer table is left out: it would cost every look-up more than it ever tells.
 LONGEST = 48 << 10
-#: Marks do not compress: more files than this cannot fit.
-MOST_FILES = LONGEST * 3 // 4 // MARK_SIZE
+#: Marks do not compress, and a name takes a byte at least: more files than this cannot fit.
+MOST_FILES = LONGEST * 3 // 4 // (MARK_SIZE + 1)
 #: A table that claims to unpack to more is damaged.
 _MOST_BYTES = 16 << 20
 
