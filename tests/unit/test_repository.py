@@ -124,7 +124,7 @@ def check(words: list[str], tmp_path: Path) -> str | None:
     if program == "python" and arguments[:2] == ["-m", "ci_plugins"]:
         program, arguments = "ci-plugins", arguments[2:]
     if program == "ci-plugins":
-        if arguments and arguments[0] in ("build", "serve"):
+        if arguments and arguments[0] in ("build", "plan", "cache", "serve"):
             parse(arguments, {"HOME": str(tmp_path)}, tmp_path)
         return None
     if program == "python" and arguments[0] == "-m":
