@@ -55,7 +55,7 @@ def test_an_explanation_alone_is_no_work() -> None:
     with recorder.span("explain", "explain") as span:
         span.set(headline="")
     timeline = derive(recorder.spans())
-    assert timeline.steps == timeline.phases == ()
+    assert (timeline.steps, timeline.phases) == ((), ())
     written: list[str] = []
     with Recorder((PlainProgress(written.append),)).span("explain", "explain"):
         pass
