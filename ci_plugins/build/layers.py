@@ -56,12 +56,11 @@ class LayerWriter:
         `extract` shall hold them; None if nobody needs them. `push`: where the blob is sent while it is compressed.
         `ahead`: what was compressed while the files were written.
         """
-        toc = contents_of(items)
         directory: Future[Path] = Future()
         if snapshot is not None and not extract:
             directory.set_result(snapshot.path)
         written = self.pool.submit(self._stream, items, below, tree, snapshot, extract, directory, push, step, ahead)
-        return FreshLayer(toc, directory, written)
+        return FreshLayer(contents_of(items), directory, written)
 
     def _stream(
         self,
