@@ -33,7 +33,7 @@ from ci_plugins.cache.record import CacheRecord, ImageRecord
 from ci_plugins.cache.store import CacheUnavailable
 from ci_plugins.context import Context, KnownDigests
 from ci_plugins.engine.native import NativeEngine
-from ci_plugins.errors import CiPluginsError, Interrupted
+from ci_plugins.errors import CiPluginsError, Interrupted, UsageError
 from ci_plugins.events import ActiveSpan, Recorder
 from ci_plugins.foreign.reuse import BuiltElsewhere
 from ci_plugins.layer.budget import MemoryBudget
@@ -342,8 +342,14 @@ class _Build:
     def _created(self) -> str:
         """Now, or what the build argument SOURCE_DATE_EPOCH says (reproducible-builds.org)."""
         epoch = self.options.build_args.get("SOURCE_DATE_EPOCH")
-        moment = datetime.fromtimestamp(int(epoch), UTC) if epoch else datetime.now(UTC)
-        return moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ" if not epoch else "%Y-%m-%dT%H:%M:%SZ")
+        if not epoch:
+            return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        try:
+            return datetime.fromtimestamp(int(epoch), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        except (ValueError, OverflowError, OSError) as error:
+            raise UsageError(
+                f"--build-arg SOURCE_DATE_EPOCH={epoch}: not a time", remedy="Give it in whole seconds since 1970."
+            ) from error
 
     def _store_image(self, image: BuiltImage) -> Manifest:
         config = image.config.descriptor()

@@ -83,6 +83,7 @@ def test_mistakes_in_a_dockerfile(
         (["--push"], 2, ("--push", "--tag")),
         (["--secret", "id=x"], 2, ("--secret",)),
         (["--build-arg"], 2, ("--build-arg",)),
+        (["--build-arg", "SOURCE_DATE_EPOCH=yesterday"], 2, ("SOURCE_DATE_EPOCH=yesterday", "seconds since 1970")),
     ],
 )
 def test_mistakes_on_the_command_line(
