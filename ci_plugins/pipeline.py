@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from functools import cache
 
 from ci_plugins.build.chain import KnownLayer
@@ -19,6 +18,7 @@ from ci_plugins.build.prepare import (
     Preparation,
     Prepared,
     checked_platform,
+    created_at,
     dockerfile_path,
     image_names,
     scopes_of,
@@ -33,7 +33,7 @@ from ci_plugins.cache.record import CacheRecord, ImageRecord
 from ci_plugins.cache.store import CacheUnavailable
 from ci_plugins.context import Context, KnownDigests
 from ci_plugins.engine.native import NativeEngine
-from ci_plugins.errors import CiPluginsError, Interrupted, UsageError
+from ci_plugins.errors import CiPluginsError, Interrupted
 from ci_plugins.events import ActiveSpan, Recorder
 from ci_plugins.foreign.reuse import BuiltElsewhere
 from ci_plugins.layer.budget import MemoryBudget
@@ -165,6 +165,8 @@ class _Build:
         self._remember(plan, manifest)
         self._learn()
         self._explained()
+        for losses in self.cache.losses:
+            self.recorder.warn(str(losses))
         self.mounts.save(self.span, self.halt.event)
         return manifest
 
@@ -282,7 +284,7 @@ class _Build:
 
     def _remember(self, plan: Plan, manifest: Manifest) -> None:
         """The image's path through the forest: here, and where others read it."""
-        scope, now = self.options.cache_scope, self._created()
+        scope, now = self.options.cache_scope, created_at(self.options.build_args)
         images = [
             ImageRecord(name, manifest.descriptor.digest, plan.path(), now, scope) for name in image_names(self.options)
         ]
@@ -336,20 +338,8 @@ class _Build:
             halt=self.halt,
             roots=self.roots,
             record=self._record,
-            created=self._created,
+            created=partial(created_at, self.options.build_args),
         )
-
-    def _created(self) -> str:
-        """Now, or what the build argument SOURCE_DATE_EPOCH says (reproducible-builds.org)."""
-        epoch = self.options.build_args.get("SOURCE_DATE_EPOCH")
-        if not epoch:
-            return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-        try:
-            return datetime.fromtimestamp(int(epoch), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        except (ValueError, OverflowError, OSError) as error:
-            raise UsageError(
-                f"--build-arg SOURCE_DATE_EPOCH={epoch}: not a time", remedy="Give it in whole seconds since 1970."
-            ) from error
 
     def _store_image(self, image: BuiltImage) -> Manifest:
         config = image.config.descriptor()

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from ci_plugins.cache.record import CacheRecord
 from ci_plugins.cache.store import CacheStore
 from ci_plugins.dockerfile.predefined import PROXY_ARGS
 from ci_plugins.dockerfile.stages import load_dockerfile
-from ci_plugins.errors import PlatformNotAvailable
+from ci_plugins.errors import PlatformNotAvailable, UsageError
 from ci_plugins.events import ActiveSpan, Recorder
 from ci_plugins.layer.copy import FileTree
 from ci_plugins.oci import Digest, Platform
@@ -138,3 +139,16 @@ def checked_platform(options: BuildOptions) -> Platform:
             remedy=f"Leave --platform out, or run the build on a {options.platform} machine.",
         )
     return host
+
+
+def created_at(build_args: Mapping[str, str]) -> str:
+    """Now, or what the build argument SOURCE_DATE_EPOCH says (reproducible-builds.org), as RFC 3339."""
+    epoch = build_args.get("SOURCE_DATE_EPOCH")
+    if not epoch:
+        return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    try:
+        return datetime.fromtimestamp(int(epoch), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    except (ValueError, OverflowError, OSError) as error:
+        raise UsageError(
+            f"--build-arg SOURCE_DATE_EPOCH={epoch}: not a time", remedy="Give it in whole seconds since 1970."
+        ) from error

@@ -28,6 +28,16 @@ class Losses:
     tocs: int = 0
     requests: int = 0
 
+    def __str__(self) -> str:
+        counted = {
+            "keys not looked up": self.keys,
+            "records not stored": self.records,
+            "tables of contents not read or stored": self.tocs,
+            "other requests not made": self.requests,
+        }
+        lost = ", ".join(f"{count} {what}" for what, count in counted.items() if count)
+        return f"lost with the cache {self.store}: {lost or 'nothing'}"
+
 
 class ChainedStore:
     """`CacheStore` over a local and a shared one, either of which may be missing.
