@@ -9,12 +9,14 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cache, partial
+from pathlib import Path
 
 from ci_plugins.build.chain import KnownLayer
 from ci_plugins.build.executor import BuiltImage, execute
 from ci_plugins.build.halt import Halt
 from ci_plugins.build.layers import LayerWriter
 from ci_plugins.build.prepare import (
+    MoreRecords,
     Preparation,
     Prepared,
     checked_platform,
@@ -32,10 +34,9 @@ from ci_plugins.cache.open import open_chain, open_store
 from ci_plugins.cache.record import CacheRecord, ImageRecord
 from ci_plugins.cache.store import CacheUnavailable
 from ci_plugins.context import Context, KnownDigests
-from ci_plugins.engine.native import NativeEngine
+from ci_plugins.engine.protocol import Engine
 from ci_plugins.errors import CiPluginsError, Interrupted
 from ci_plugins.events import ActiveSpan, Recorder
-from ci_plugins.foreign.reuse import BuiltElsewhere
 from ci_plugins.layer.budget import MemoryBudget
 from ci_plugins.layer.compress import Compression
 from ci_plugins.mounts.listing import Limits
@@ -47,7 +48,6 @@ from ci_plugins.plan.planner import Plan
 from ci_plugins.plan.steps import RunWork
 from ci_plugins.sandbox.network_profile import NetworkProfile, host_proxies
 from ci_plugins.storage.local import LocalStore
-from ci_plugins.storage.oci_layout import OciLayout
 from ci_plugins.storage.registry import RegistryClient, RegistryDestination, RegistryOrigin, Retry
 from ci_plugins.transfer.bases import BaseImages
 from ci_plugins.transfer.pull import LayerFetcher
@@ -195,8 +195,6 @@ class _Build:
     # -- plan -------------------------------------------------------------------------------------------------------
 
     def _plan(self) -> Plan:
-        place = self.options.cache_scope, self.platform, self.fetcher, self.context, self.client
-        elsewhere = BuiltElsewhere(self.cache, *place, self.recorder, self.span)
         bases = BaseImages(self.origin, self.store, self.platform, self.recorder, self.fetches, self.span)
         preparation = Preparation(
             options=self.options,
@@ -209,12 +207,18 @@ class _Build:
             rates=self.rates,
             usable=self._usable,
             at_hand=self._at_hand,
-            more=elsewhere.records if self.options.trust_foreign else None,
+            more=self._built_elsewhere() if self.options.trust_foreign else None,
         )
         prepared = preparation.prepare()
         self.roots = prepared.roots
         self.explaining = self.fetches.submit(self._explain, preparation, prepared)
         return prepared.plan
+
+    def _built_elsewhere(self) -> MoreRecords:
+        from ci_plugins.foreign.reuse import BuiltElsewhere  # few builds need it, and all would wait for it
+
+        place = self.options.cache_scope, self.platform, self.fetcher, self.context, self.client
+        return BuiltElsewhere(self.cache, *place, self.recorder, self.span).records
 
     def _explain(self, preparation: Preparation, prepared: Prepared) -> None:
         """Beside the build: it asks the cache, which may be far away, and nothing waits for it."""
@@ -314,7 +318,7 @@ class _Build:
     # -- build ------------------------------------------------------------------------------------------------------
 
     def _workshop(self, plan: Plan) -> Workshop:
-        engine = cache(lambda: NativeEngine(self.options.state / "scratch"))
+        engine = cache(self._engine)
         if any(isinstance(step.work, RunWork) for planned in plan.stages for step in planned.executed):
             engine()  # where it cannot work, say so before anything is fetched
         writer = LayerWriter(
@@ -341,6 +345,11 @@ class _Build:
             created=partial(created_at, self.options.build_args),
         )
 
+    def _engine(self) -> Engine:
+        from ci_plugins.engine.native import NativeEngine  # a build that runs nothing does not wait for it
+
+        return NativeEngine(self.options.state / "scratch")
+
     def _store_image(self, image: BuiltImage) -> Manifest:
         config = image.config.descriptor()
         manifest = Manifest.of(config, image.layers)
@@ -351,7 +360,7 @@ class _Build:
     # -- push -------------------------------------------------------------------------------------------------------
 
     def _push(self) -> Push | None:
-        targets = [Target(OciLayout(output.path), self._layout_tags()) for output in self.options.outputs]
+        targets = [self._layout(output.path) for output in self.options.outputs]
         if self.options.push:
             by_repository: dict[tuple[str, str], list[str]] = {}
             for tag in self.options.tags:
@@ -371,8 +380,10 @@ class _Build:
                     send_known(push, layer, self.span)
         push.finish(manifest, StoredBlob(self.store, manifest.config), self.span)
 
-    def _layout_tags(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(tag.tag for tag in self.options.tags)) or ("latest",)
+    def _layout(self, path: Path) -> Target:
+        from ci_plugins.storage.oci_layout import OciLayout  # only where there is one
+
+        return Target(OciLayout(path), tuple(dict.fromkeys(tag.tag for tag in self.options.tags)) or ("latest",))
 
     def _client(self, registry: str) -> RegistryClient:
         insecure = frozenset(self.options.insecure_registries)
