@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 
@@ -22,27 +22,25 @@ from ci_plugins.build.prepare import (
     checked_platform,
     created_at,
     dockerfile_path,
-    image_names,
     scopes_of,
     shared_cache,
 )
-from ci_plugins.build.share import Sharing, layers_to_send, send_layers, share
+from ci_plugins.build.share import BuildRecords
 from ci_plugins.build.stage import Workshop, send_known
 from ci_plugins.cache.chained import ChainedStore
 from ci_plugins.cache.layers import LayerCache
 from ci_plugins.cache.open import open_chain, open_store
-from ci_plugins.cache.record import CacheRecord, ImageRecord
-from ci_plugins.cache.store import CacheUnavailable
+from ci_plugins.cache.record import CacheRecord
 from ci_plugins.context import Context, KnownDigests
 from ci_plugins.engine.protocol import Engine
-from ci_plugins.errors import CiPluginsError, Interrupted
+from ci_plugins.errors import Interrupted
 from ci_plugins.events import ActiveSpan, Recorder
 from ci_plugins.layer.budget import MemoryBudget
 from ci_plugins.layer.compress import Compression
 from ci_plugins.mounts.listing import Limits
 from ci_plugins.mounts.manager import MountManager
 from ci_plugins.mounts.open import open_chunks
-from ci_plugins.oci import Descriptor, Digest, Manifest, Platform, Reference
+from ci_plugins.oci import Descriptor, Digest, Manifest, Platform
 from ci_plugins.options.settings import BuildOptions
 from ci_plugins.plan.planner import Plan
 from ci_plugins.plan.steps import RunWork
@@ -121,8 +119,7 @@ class _Build:
         stack.callback(self.cache.close)
         self.rates = load_rates(options.state / "rates.json")
         self.scopes = scopes_of(options)
-        #: records of this build: by key those of executed steps, by manifest those of base images
-        self.made: dict[Digest, CacheRecord] = {}
+        #: records of base images, by manifest
         self.roots: Mapping[Digest, CacheRecord] = {}
         self.fetches, self.uploads = Workers("fetch", 6), Workers("upload", 8)
         self.streams = ThreadPoolExecutor(4, thread_name_prefix="layer")
@@ -136,6 +133,9 @@ class _Build:
             span,
             stop=self.halt.event,
             tocs=self.cache.tocs,
+        )
+        self.records = BuildRecords(
+            options, self.cache, self.layers, self.fetcher, self.client, self.uploads, recorder, span, self.halt.event
         )
         self.explaining: Future[None] | None = None
         self.mounts = self._cache_mounts()
@@ -162,7 +162,7 @@ class _Build:
         manifest = self._store_image(image)
         if push is not None:
             self._publish(push, plan, image, manifest)
-        self._remember(plan, manifest)
+        self.records.remember(plan, self.roots, manifest)
         self._learn()
         self._explained()
         for losses in self.cache.losses:
@@ -272,49 +272,6 @@ class _Build:
             scopes=self.scopes,
         )
 
-    def _record(self, record: CacheRecord) -> None:
-        record = replace(record, scope=self.options.cache_scope)
-        self.made[record.key] = record
-        self.cache.put_local([record])
-
-    def _sharing(self) -> Sharing | None:
-        """None where nothing of this build's blobs is in a repository that others read."""
-        pushed = [f"{tag.registry}/{tag.repository}" for tag in self.options.tags] if self.options.push else []
-        kind, _, name = self.options.cache.partition("://")
-        repository = name if kind == "registry" else next(iter(pushed), "")
-        if self.options.cache == "off" or not repository:
-            return None
-        return Sharing(self.cache, self.options.cache_scope, repository, has_image=repository in pushed)
-
-    def _remember(self, plan: Plan, manifest: Manifest) -> None:
-        """The image's path through the forest: here, and where others read it."""
-        scope, now = self.options.cache_scope, created_at(self.options.build_args)
-        images = [
-            ImageRecord(name, manifest.descriptor.digest, plan.path(), now, scope) for name in image_names(self.options)
-        ]
-        self.cache.put_local([], images)
-        sharing = self._sharing()
-        if sharing is not None:
-            self._share(plan, images[: len(self.options.tags)], sharing)
-
-    def _share(self, plan: Plan, images: Sequence[ImageRecord], sharing: Sharing) -> None:
-        reused = {record.key: record for planned in plan.stages for record in planned.records}
-        records = {**reused, **self.made}
-        with self.recorder.span("cache", "share", self.span) as span:
-            try:
-                self._send_layers(list(layers_to_send(plan, records, sharing)), sharing.repository, span)
-                span.set(records=share(plan, records, self.roots, images, self.layers, sharing))
-            except (CiPluginsError, CacheUnavailable) as error:
-                self.recorder.warn(f"not shared with other runners: {error}")
-
-    def _send_layers(self, records: Sequence[CacheRecord], repository: str, span: ActiveSpan) -> None:
-        if not records:
-            return
-        reference = Reference.parse(repository)
-        destination = RegistryDestination(self.client(reference.registry), reference.repository)
-        push = Push([Target(destination, ())], self.recorder, self.uploads, lambda error: None, self.halt.event)
-        send_layers(records, push, self.fetcher, span)
-
     # -- build ------------------------------------------------------------------------------------------------------
 
     def _workshop(self, plan: Plan) -> Workshop:
@@ -341,7 +298,7 @@ class _Build:
             profile=NetworkProfile(self.options.ca_certificates, {**host_proxies(os.environ), **self.options.run_env}),
             halt=self.halt,
             roots=self.roots,
-            record=self._record,
+            record=self.records.add,
             created=partial(created_at, self.options.build_args),
         )
 

@@ -1,24 +1,32 @@
-"""What a build leaves for other runners: records whose blobs are in a repository everybody reads.
+"""What a build leaves behind: records of its steps, on this machine at once, and for other runners those whose blobs
+are in a repository everybody reads, after the image is published.
 
-After the image is published. Nothing here can fail a build: what cannot be shared is said and left out.
+Nothing here can fail a build: what cannot be shared is said and left out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from functools import partial
 
+from ci_plugins.build.prepare import created_at, image_names
+from ci_plugins.cache.chained import ChainedStore
 from ci_plugins.cache.layers import LayerCache
 from ci_plugins.cache.record import CacheRecord, ImageRecord, RecordedLayer
-from ci_plugins.cache.store import CacheStore
-from ci_plugins.events import ActiveSpan
+from ci_plugins.cache.store import CacheStore, CacheUnavailable
+from ci_plugins.errors import CiPluginsError
+from ci_plugins.events import ActiveSpan, Recorder
 from ci_plugins.layer.toc import MEDIA_TYPE
-from ci_plugins.oci import Descriptor, Digest, Reference, sha256_digest
+from ci_plugins.oci import Descriptor, Digest, Manifest, Reference, sha256_digest
+from ci_plugins.options.settings import BuildOptions
 from ci_plugins.plan.planner import Plan, PlannedStage
 from ci_plugins.plan.steps import BaseImage
+from ci_plugins.storage.registry import RegistryClient, RegistryDestination
 from ci_plugins.transfer.pull import LayerFetcher, stored_layers
-from ci_plugins.transfer.push import Push
+from ci_plugins.transfer.push import Push, Target
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +38,73 @@ class Sharing:
     scope: str
     repository: str
     has_image: bool
+
+    @classmethod
+    def of(cls, options: BuildOptions, store: CacheStore) -> Sharing | None:
+        """None where nothing of a build's blobs is in a repository that others read."""
+        pushed = [f"{tag.registry}/{tag.repository}" for tag in options.tags] if options.push else []
+        kind, _, name = options.cache.partition("://")
+        repository = name if kind == "registry" else next(iter(pushed), "")
+        if options.cache == "off" or not repository:
+            return None
+        return cls(store, options.cache_scope, repository, has_image=repository in pushed)
+
+
+class BuildRecords:
+    """The records one build makes. Thread safe."""
+
+    def __init__(
+        self,
+        options: BuildOptions,
+        cache: ChainedStore,
+        layers: LayerCache,
+        fetcher: LayerFetcher,
+        client: Callable[[str], RegistryClient],
+        uploads: Executor,
+        recorder: Recorder,
+        span: ActiveSpan,
+        stop: threading.Event,
+    ) -> None:
+        self._options, self._cache, self._layers, self._fetcher = options, cache, layers, fetcher
+        self._client, self._uploads = client, uploads
+        self._recorder, self._span, self._stop = recorder, span, stop
+        #: of executed steps, by key
+        self._made: dict[Digest, CacheRecord] = {}
+
+    def add(self, record: CacheRecord) -> None:
+        """A step is done. On this machine only: no other can use it before its blobs are in place."""
+        record = replace(record, scope=self._options.cache_scope)
+        self._made[record.key] = record
+        self._cache.put_local([record])
+
+    def remember(self, plan: Plan, roots: Mapping[Digest, CacheRecord], manifest: Manifest) -> None:
+        """The image is in place: its path through the forest, here, and where others read it."""
+        scope, now = self._options.cache_scope, created_at(self._options.build_args)
+        names = image_names(self._options)
+        images = [ImageRecord(name, manifest.descriptor.digest, plan.path(), now, scope) for name in names]
+        self._cache.put_local([], images)
+        if sharing := Sharing.of(self._options, self._cache):
+            self._share(plan, roots, images[: len(self._options.tags)], sharing)
+
+    def _share(
+        self, plan: Plan, roots: Mapping[Digest, CacheRecord], images: Sequence[ImageRecord], sharing: Sharing
+    ) -> None:
+        reused = {record.key: record for planned in plan.stages for record in planned.records}
+        records = {**reused, **self._made}
+        with self._recorder.span("cache", "share", self._span) as span:
+            try:
+                self._send_layers(list(layers_to_send(plan, records, sharing)), sharing.repository, span)
+                span.set(records=share(plan, records, roots, images, self._layers, sharing))
+            except (CiPluginsError, CacheUnavailable) as error:
+                self._recorder.warn(f"not shared with other runners: {error}")
+
+    def _send_layers(self, records: Sequence[CacheRecord], repository: str, span: ActiveSpan) -> None:
+        if not records:
+            return
+        reference = Reference.parse(repository)
+        destination = RegistryDestination(self._client(reference.registry), reference.repository)
+        push = Push([Target(destination, ())], self._recorder, self._uploads, lambda error: None, self._stop)
+        send_layers(records, push, self._fetcher, span)
 
 
 def layers_to_send(plan: Plan, records: Mapping[Digest, CacheRecord], sharing: Sharing) -> Iterator[CacheRecord]:
