@@ -26,7 +26,7 @@ from ci_plugins.layer.budget import MemoryBudget
 from ci_plugins.layer.compress import Compression, Kind
 from ci_plugins.layer.diff import diff_items
 from ci_plugins.layer.extract import extract_layer, read_layer
-from ci_plugins.layer.stream import Layer, stream_layer
+from ci_plugins.layer.stream import Layer, contents_of, stream_layer
 from ci_plugins.layer.toc import Toc
 from ci_plugins.storage.local import LocalStore
 
@@ -78,7 +78,7 @@ def large_files(root: Path, size: int = 256 * MIB) -> Path:
 def stream(store: LocalStore, tree: Path, kind: Kind, to: Path | None = None) -> Layer:
     with Recorder().span("layer", "bench") as span, store.spool() as spool:
         return stream_layer(
-            diff_items(tree),
+            contents_of(diff_items(tree)),
             compression=Compression(kind),
             spool=spool,
             span=span,

@@ -16,7 +16,7 @@ from ci_plugins.layer.ahead import Ahead
 from ci_plugins.layer.budget import MemoryBudget
 from ci_plugins.layer.compress import Compression
 from ci_plugins.layer.entry import Item
-from ci_plugins.layer.stream import contents_of, stream_layer
+from ci_plugins.layer.stream import Contents, contents_of, stream_layer
 from ci_plugins.layer.tree import LayerTree
 from ci_plugins.oci import chain_id
 from ci_plugins.storage.local import LocalStore
@@ -56,15 +56,16 @@ class LayerWriter:
         `extract` shall hold them; None if nobody needs them. `push`: where the blob is sent while it is compressed.
         `ahead`: what was compressed while the files were written.
         """
+        contents = contents_of(items)
         directory: Future[Path] = Future()
         if snapshot is not None and not extract:
             directory.set_result(snapshot.path)
-        written = self.pool.submit(self._stream, items, below, tree, snapshot, extract, directory, push, step, ahead)
-        return FreshLayer(contents_of(items), directory, written)
+        written = self.pool.submit(self._stream, contents, below, tree, snapshot, extract, directory, push, step, ahead)
+        return FreshLayer(contents.toc, directory, written)
 
     def _stream(
         self,
-        items: Sequence[Item],
+        contents: Contents,
         below: Chain,
         tree: LayerTree,
         snapshot: NewSnapshot | None,
@@ -79,7 +80,7 @@ class LayerWriter:
                 if push is not None:
                     push.stream(spool, step.name, step)
                 layer = stream_layer(
-                    items,
+                    contents,
                     compression=self.compression,
                     spool=spool,
                     span=span,

@@ -19,7 +19,6 @@ from ci_plugins.errors import placed
 from ci_plugins.events import ActiveSpan, Recorder
 from ci_plugins.layer.ahead import Ahead
 from ci_plugins.layer.copy import FileTree, copy_items, workdir_items
-from ci_plugins.layer.diff import diff_items
 from ci_plugins.layer.entry import Item
 from ci_plugins.layer.tree import LayerTree
 from ci_plugins.layer.users import User, resolve_owner, resolve_user
@@ -191,7 +190,7 @@ class StageBuild:
             with self._workshop.recorder.span("run", step.title, span, command=" ".join(work.argv)) as run:
                 with self._workshop.writer.ahead(snapshot.path) as ahead:
                     self._workshop.engine().run(replace(request, binds=binds), run, halted)
-        return self._write(list(diff_items(snapshot.path)), snapshot, span, extract=False, ahead=ahead)
+        return self._write(ahead.items(), snapshot, span, extract=False, ahead=ahead)
 
     def _mount(self, mount: CacheMount) -> MountRequest:
         origin = mount.origin

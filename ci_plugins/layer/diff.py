@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
@@ -27,15 +28,32 @@ _TYPES = {
 }
 
 
-def diff_items(upper: Path) -> Iterator[Item]:
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What a walk made of one path: its item, for an opaque directory a second one.
+
+    They hold for as long as the path is the same inode, not changed since (st_ctime: no system call sets it), and the
+    inode has the same first name. `names`: ((device, inode), first name).
+    """
+
+    names: tuple[tuple[int, int], str]
+    changed_ns: int
+    items: tuple[Item, ...]
+
+
+def diff_items(upper: Path, seen: dict[str, Seen] | None = None, settled: int = 0) -> Iterator[Item]:
     """Everything below `upper`, a directory before what it holds, names sorted: the same tree gives the same items.
 
     A character device 0:0 is a whiteout, an opaque directory gets its OPAQUE item right after it. The second and
     later names of a file are hard links. Sockets are left out, and so is the root directory itself, as in the layers
     Docker writes. Files must not change any more: their contents are read later, by path.
+
+    `seen`, from earlier walks, spares looking closer at what is unchanged. With `settled`, a time in nanoseconds of the
+    epoch, the tree may still be written to: what was last changed before is noted in `seen`, what goes is passed over.
     """
     root = os.fspath(upper)
-    seen: dict[tuple[int, int], str] = {}
+    known = {} if seen is None else seen
+    first_names: dict[tuple[int, int], str] = {}
     # A stack in place of recursion: trees may be deeper than Python's calls.
     pending = [("", iter(_listing(root, "")))]
     while pending:
@@ -45,20 +63,24 @@ def diff_items(upper: Path) -> Iterator[Item]:
             pending.pop()
             continue
         path = prefix + node.name
-        status = node.stat(follow_symlinks=False)
-        kind = _TYPES.get(stat.S_IFMT(status.st_mode))
-        if kind is None:
-            continue
-        if kind is EntryType.CHARACTER and status.st_rdev == 0:
-            yield Item(Entry(path, EntryType.WHITEOUT))
-            continue
-        where = f"{root}/{path}"
-        names = os.listxattr(where, follow_symlinks=False)
-        yield _item(where, path, kind, status, names, seen)
-        if kind is EntryType.DIRECTORY:
-            if names and _is_opaque(where, names):
-                yield Item(Entry(path, EntryType.OPAQUE))
-            pending.append((path + "/", iter(_listing(root, path))))
+        try:
+            status = node.stat(follow_symlinks=False)
+            found = known.get(path)
+            is_directory = stat.S_ISDIR(status.st_mode)
+            inode = status.st_dev, status.st_ino
+            first = path if status.st_nlink == 1 or is_directory else first_names.setdefault(inode, path)
+            if found is None or found.changed_ns != status.st_ctime_ns or found.names != (inode, first):
+                found = Seen((inode, first), status.st_ctime_ns, _items(f"{root}/{path}", path, status, first))
+                if status.st_ctime_ns < settled:
+                    known[path] = found
+            below = _listing(root, path) if is_directory else ()
+        except FileNotFoundError:
+            if settled:
+                continue
+            raise
+        yield from found.items
+        if below:
+            pending.append((path + "/", iter(below)))
 
 
 def _listing(root: str, directory: str) -> list[os.DirEntry[str]]:
@@ -70,20 +92,18 @@ def _name(node: os.DirEntry[str]) -> str:
     return node.name
 
 
-def _item(
-    where: str,
-    path: str,
-    kind: EntryType,
-    status: os.stat_result,
-    names: list[str],
-    seen: dict[tuple[int, int], str],
-) -> Item:
+def _items(where: str, path: str, status: os.stat_result, first: str) -> tuple[Item, ...]:
+    """`first` is the first name of the file."""
+    kind = _TYPES.get(stat.S_IFMT(status.st_mode))
+    if kind is None:
+        return ()
+    if kind is EntryType.CHARACTER and status.st_rdev == 0:
+        return (Item(Entry(path, EntryType.WHITEOUT)),)
     size, link, device = 0, "", (0, 0)
-    if status.st_nlink > 1 and kind is not EntryType.DIRECTORY:
-        first = seen.setdefault((status.st_dev, status.st_ino), path)
-        if first is not path:
-            kind, link, names = EntryType.HARDLINK, first, []
-    if kind is EntryType.FILE:
+    names = [] if first != path else os.listxattr(where, follow_symlinks=False)
+    if first != path:
+        kind, link = EntryType.HARDLINK, first
+    elif kind is EntryType.FILE:
         size = status.st_size
     elif kind is EntryType.SYMLINK:
         link = os.readlink(where)
@@ -101,7 +121,10 @@ def _item(
         device,
         _xattrs(where, names) if names else _NONE,
     )
-    return Item(entry, where if size else None)
+    item = Item(entry, where if size else None)
+    if kind is EntryType.DIRECTORY and names and _is_opaque(where, names):
+        return item, Item(Entry(path, EntryType.OPAQUE))
+    return (item,)
 
 
 def _xattrs(where: str, names: list[str]) -> Mapping[str, bytes]:

@@ -50,8 +50,34 @@ class Layer:
     toc: Toc
 
 
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """A layer before it is written: its items as they will stand in the archive, and what they make together."""
+
+    items: Sequence[Item]
+    toc: Toc
+
+
+def contents_of(items: Iterable[Item]) -> Contents:
+    """Nothing is read but the files that a table of contents keeps whole. Raises as `write_members` does for those."""
+    assembly, kept, written = Assembly(), dict[str, bytes](), list[Item]()
+    for item in items:
+        entry = item.entry
+        if entry.mtime_ns % _SECOND:
+            # The archive has whole seconds.
+            entry = replace(entry, mtime_ns=entry.mtime_ns // _SECOND * _SECOND)
+            item = Item(entry, item.content)
+        assembly.add(entry)
+        if entry.path in KEPT and entry.type is EntryType.FILE and entry.size <= KEPT_LIMIT:
+            data = read_whole(item) if entry.size else b""
+            kept[entry.path] = data
+            item = Item(entry, data)
+        written.append(item)
+    return Contents(written, assembly.toc(kept))
+
+
 def stream_layer(
-    items: Iterable[Item],
+    contents: Contents,
     *,
     compression: Compression,
     spool: Spool,
@@ -60,56 +86,22 @@ def stream_layer(
     extract_to: Path | None = None,
     ahead: Ahead | None = None,
 ) -> Layer:
-    """Write the items as a layer into the spool and commit it.
+    """Write a layer into the spool and commit it.
 
     What `ahead` has compressed already is not compressed again. With `extract_to`, an empty directory, the layer is
     unpacked there too; `Toc.implied_parents` says what is left to do then. No items make a valid, empty layer. What
     goes wrong (ContextChanged, DiskFull …) aborts the spool, so that its readers get the reason, and is raised once all
     threads have stopped.
     """
-    contents = _Contents()
     try:
         with _Pipeline(compression, spool, span, budget, extract_to) as pipeline:
-            descriptor, diff_id = pipeline.run(_pieces(contents.watch(items), ahead))
+            descriptor, diff_id = pipeline.run(_pieces(contents.items, ahead))
         spool.commit(descriptor)
     except BaseException as error:
         spool.abort(error)
         raise
-    toc = contents.toc()
-    span.set(entries=len(toc.entries), media_type=descriptor.media_type, digest=descriptor.digest)
-    return Layer(descriptor, diff_id, pipeline.size, toc)
-
-
-def contents_of(items: Iterable[Item]) -> Toc:
-    """The table of contents that `stream_layer` will give these items, without writing anything."""
-    contents = _Contents()
-    for _ in contents.watch(items):
-        pass
-    return contents.toc()
-
-
-class _Contents:
-    """Takes the table of contents from the items on their way into the archive."""
-
-    def __init__(self) -> None:
-        self._assembly = Assembly()
-        self._kept: dict[str, bytes] = {}
-
-    def watch(self, items: Iterable[Item]) -> Iterator[Item]:
-        for item in items:
-            entry = item.entry
-            if entry.mtime_ns % _SECOND:
-                # The archive has whole seconds.
-                entry = replace(entry, mtime_ns=entry.mtime_ns // _SECOND * _SECOND)
-            self._assembly.add(entry)
-            if entry.path in KEPT and entry.type is EntryType.FILE and entry.size <= KEPT_LIMIT:
-                data = read_whole(item) if entry.size else b""
-                self._kept[entry.path] = data
-                item = Item(entry, data)
-            yield item
-
-    def toc(self) -> Toc:
-        return self._assembly.toc(self._kept)
+    span.set(entries=len(contents.toc.entries), media_type=descriptor.media_type, digest=descriptor.digest)
+    return Layer(descriptor, diff_id, pipeline.size, contents.toc)
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,21 +227,28 @@ class _Pipeline:
 class _Piece:
     """`CHUNK` bytes of the tar or fewer, and what `ahead` has made of them."""
 
-    pieces: list[Buffer]
+    pieces: Sequence[Buffer]
     size: int
     ahead: Ahead | None = None
     ready: Ready | None = None
 
     def compressed(self) -> Sequence[Buffer]:
         """What was compressed ahead, if it is these bytes; else nothing."""
-        if self.ahead is None or self.ready is None or checksum(self.pieces) != self.ready.checksum:
+        if self.ahead is None or self.ready is None:
             return ()
-        return (self.ahead.read(self.ready),)
+        if self.ready.plain is None and checksum(self.pieces) != self.ready.checksum:
+            return ()
+        return (self.ahead.read(self.ready.compressed),)
 
 
 def _pieces(items: Iterable[Item], ahead: Ahead | None) -> Iterator[_Piece]:
     for group in groups(items):
         ready = ahead.ready(group) if ahead else ()
+        if ahead and ready and all(chunk.plain for chunk in ready):
+            for chunk in ready:
+                if chunk.plain:
+                    yield _Piece([ahead.read(chunk.plain)], chunk.plain.length, ahead, chunk)
+            continue
         for number, pieces in enumerate(chunks(write_members(group))):
             yield _Piece(pieces, sum(map(len, pieces)), ahead, ready[number] if number < len(ready) else None)
     yield _Piece([END], len(END))

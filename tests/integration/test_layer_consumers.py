@@ -15,7 +15,7 @@ from ci_plugins.events import Recorder
 from ci_plugins.layer.budget import MemoryBudget
 from ci_plugins.layer.compress import CHUNK, Compression, Kind
 from ci_plugins.layer.diff import diff_items
-from ci_plugins.layer.stream import Layer, stream_layer
+from ci_plugins.layer.stream import Layer, contents_of, stream_layer
 from ci_plugins.oci import History, ImageConfig, Manifest, Platform, hex_of, media, sha256_digest
 from ci_plugins.storage.local import LocalStore
 from tests.layer_trees import describe
@@ -47,7 +47,7 @@ def layout(tmp_path: Path, tree: Path, kind: Kind) -> tuple[Path, Layer]:
     store = LocalStore(tmp_path / "layout")
     with Recorder().span("layer", "test") as span, store.spool() as spool:
         layer = stream_layer(
-            diff_items(tree), compression=Compression(kind), spool=spool, span=span, budget=MemoryBudget()
+            contents_of(diff_items(tree)), compression=Compression(kind), spool=spool, span=span, budget=MemoryBudget()
         )
     assert layer.size > 4 * CHUNK
     config = ImageConfig(Platform.of_host()).with_history(History("test"), layer.diff_id)

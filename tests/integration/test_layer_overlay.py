@@ -22,7 +22,7 @@ from ci_plugins.layer.compress import Compression, Kind
 from ci_plugins.layer.diff import diff_items
 from ci_plugins.layer.entry import EntryType
 from ci_plugins.layer.extract import extract_layer
-from ci_plugins.layer.stream import Layer, stream_layer
+from ci_plugins.layer.stream import Layer, contents_of, stream_layer
 from ci_plugins.layer.tree import LayerTree
 from ci_plugins.storage.local import LocalStore
 from tests.layer_trees import describe
@@ -109,7 +109,7 @@ def written(tmp_path: Path, upper: Path, kind: Kind) -> tuple[LocalStore, Layer]
     store = LocalStore(tmp_path / "store")
     with Recorder().span("layer", "test") as span, store.spool() as spool:
         layer = stream_layer(
-            diff_items(upper), compression=Compression(kind), spool=spool, span=span, budget=MemoryBudget()
+            contents_of(diff_items(upper)), compression=Compression(kind), spool=spool, span=span, budget=MemoryBudget()
         )
     return store, layer
 
@@ -158,7 +158,7 @@ def test_a_layer_without_parents_takes_them_from_below(tmp_path: Path, base: Pat
     store = LocalStore(tmp_path / "store")
     with Recorder().span("layer", "test") as span, store.spool() as spool:
         layer = stream_layer(
-            items,
+            contents_of(items),
             compression=Compression("gzip"),
             spool=spool,
             span=span,

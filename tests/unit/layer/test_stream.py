@@ -6,8 +6,10 @@ import io
 import os
 import tarfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
@@ -37,10 +39,10 @@ def items(count: int = 40, size: int = 300_000) -> list[Item]:
     return directory + [Item(own(f"etc/{i:04}", EntryType.FILE, len(data)), data) for i in range(count)]
 
 
-def stream(store: LocalStore, content: object, kind: Kind = "gzip", to: Path | None = None) -> Layer:
+def stream(store: LocalStore, content: Iterable[Item], kind: Kind = "gzip", to: Path | None = None) -> Layer:
     with Recorder().span("layer", "test") as span, store.spool() as spool:
         return stream_layer(
-            content,  # type: ignore[arg-type]
+            contents_of(content),
             compression=Compression(kind),
             spool=spool,
             span=span,
@@ -67,7 +69,7 @@ def test_digests_sizes_and_contents(store: LocalStore, kind: Kind) -> None:
         assert tar.getnames() == [item.entry.path for item in items()]
     assert [entry.path for entry in layer.toc.entries] == sorted(item.entry.path for item in items())
     assert layer.toc.kept == {"etc/passwd": b"root:x:0:"}
-    assert layer.toc == contents_of(items())
+    assert layer.toc == contents_of(items()).toc
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -107,7 +109,8 @@ def test_the_span_knows_everything(store: LocalStore) -> None:
     events: list[Event] = []
     recorder = Recorder([events.append])
     with recorder.span("layer", "test") as span, store.spool() as spool:
-        stream_layer(items(), compression=Compression("gzip"), spool=spool, span=span, budget=MemoryBudget())
+        contents = contents_of(items())
+        stream_layer(contents, compression=Compression("gzip"), spool=spool, span=span, budget=MemoryBudget())
     (span_,) = recorder.spans()
     expected = {"bytes", "compressed_bytes", "entries", "media_type", "digest", "tar_seconds", "compress_seconds"}
     assert set(span_.attributes) == expected
@@ -115,9 +118,13 @@ def test_the_span_knows_everything(store: LocalStore) -> None:
     assert len([event for event in events if isinstance(event, Progress)]) > 3
 
 
-def after(count: int, error: BaseException) -> Iterator[Item]:
-    yield from items()[:count]
-    raise error
+def after(count: int, error: BaseException) -> list[Item]:
+    """Items of which one cannot be read."""
+
+    def fails() -> BinaryIO:
+        raise error
+
+    return [*items()[:count], Item(own("etc/zzz", EntryType.FILE, 5), fails), *items()[count:]]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -129,7 +136,7 @@ def test_a_failing_source_stops_all(store: LocalStore, tmp_path: Path, kind: Kin
     with Recorder().span("layer", "test") as span, store.spool() as spool:
         with pytest.raises(ContextChanged, match="gone"):
             stream_layer(
-                after(count, ContextChanged("gone")),
+                contents_of(after(count, ContextChanged("gone"))),
                 compression=Compression(kind),
                 spool=spool,
                 span=span,
@@ -152,7 +159,9 @@ def test_a_disk_that_is_full_stops_all(store: LocalStore, monkeypatch: pytest.Mo
 
         monkeypatch.setattr(spool, "write", write)
         with pytest.raises(DiskFull):
-            stream_layer(items(200), compression=Compression("zstd"), spool=spool, span=span, budget=budget)
+            stream_layer(
+                contents_of(items(200)), compression=Compression("zstd"), spool=spool, span=span, budget=budget
+            )
     assert budget.used == 0
     assert threading.active_count() == threads
 
@@ -174,18 +183,23 @@ def test_many_streams_share_a_small_budget(tmp_path: Path) -> None:
     most = 0
     found: list[Layer | BaseException] = []
 
-    def watched() -> Iterator[Item]:
+    def watched(data: bytes) -> BinaryIO:
         nonlocal most
-        for item in items():
-            most = max(most, budget.used)
-            yield item
+        most = max(most, budget.used)
+        return io.BytesIO(data)
+
+    contents = contents_of(
+        Item(item.entry, partial(watched, item.content)) if isinstance(item.content, bytes) else item
+        for item in items()
+        if item.entry.path != "etc/passwd"
+    )
 
     def one(number: int) -> None:
         store = LocalStore(tmp_path / f"store{number}")
         try:
             with Recorder().span("layer", "test") as span, store.spool() as spool:
                 how = Compression("gzip" if number % 2 else "none")
-                found.append(stream_layer(watched(), compression=how, spool=spool, span=span, budget=budget))
+                found.append(stream_layer(contents, compression=how, spool=spool, span=span, budget=budget))
         except BaseException as error:  # noqa: BLE001
             found.append(error)
 
