@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from pathlib import Path
 
-from ci_plugins.context.hash import FileToHash, digest_files
+from ci_plugins.context.hash import FileToHash, hash_files
 from ci_plugins.errors import CorruptLayer
 from ci_plugins.layer.entry import Entry, EntryType
 from ci_plugins.layer.tree import Found, LayerTree
@@ -54,8 +54,8 @@ class ImageTree:
             todo = {(one.layer, one.first_name): (path, one) for path, one in found}
             missing = [key for key in todo if key not in self._digests]
             files = [self._located(*todo[key]) for key in missing]
-            digests = digest_files([FileToHash(name, status.st_size, status.st_mtime_ns) for name, status in files])
-            self._digests.update(zip(missing, digests, strict=True))
+            hashed = hash_files([FileToHash(name, status.st_size, status.st_mtime_ns) for name, status in files])
+            self._digests.update(zip(missing, (file.digest for file in hashed), strict=True))
             return [self._digests[one.layer, one.first_name] for _, one in found]
 
     def identity(self, path: str) -> Hashable | None:

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import os
 import sqlite3
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from ci_plugins.context.hash import FileToHash
+from ci_plugins.context.hash import FileToHash, HashedFile
 from ci_plugins.oci import Digest
 
 #: Files younger than this when they are hashed may change again within the resolution of their times; nanoseconds.
@@ -43,13 +42,13 @@ class KnownDigests:
                     found[file.path] = entry[1]
         return found
 
-    def note(self, root: Path, files: Sequence[FileToHash], digests: Sequence[Digest]) -> None:
-        """Digests of files below `root`, just computed, to be kept by `save`."""
-        settled, name_of = time.time_ns() - _YOUNG, _namer(root)
-        for file, digest in zip(files, digests, strict=True):
-            signature = _signature(file.path)
-            if signature is not None and max(signature[3:]) < settled and signature[2:4] == (file.size, file.mtime_ns):
-                self._new[name_of(file)] = signature, digest
+    def note(self, root: Path, files: Sequence[FileToHash], hashed: Sequence[HashedFile], began_ns: int) -> None:
+        """Of files below `root`, what was read of them; `save` keeps it. `began_ns` is the time before the first
+        of them was read."""
+        settled, name_of = began_ns - _YOUNG, _namer(root)
+        for file, (digest, device, inode, ctime_ns) in zip(files, hashed, strict=True):
+            if file.mtime_ns < settled and ctime_ns < settled:
+                self._new[name_of(file)] = (device, inode, file.size, file.mtime_ns, ctime_ns), digest
 
     def save(self) -> None:
         """Raises OSError or sqlite3.Error."""

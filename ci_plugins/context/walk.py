@@ -8,11 +8,12 @@ import os
 import posixpath
 import stat
 import threading
+import time
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
-from ci_plugins.context.hash import FileToHash, digest_files
+from ci_plugins.context.hash import FileToHash, hash_files
 from ci_plugins.context.ignore import Ignore, load_ignore
 from ci_plugins.context.known import KnownDigests
 from ci_plugins.errors import ContextChanged, ContextError, ContextNotFound, OutsideContext
@@ -113,12 +114,13 @@ class Context:
     def _hashed(self, files: Sequence[FileToHash]) -> list[Digest]:
         """From an earlier build where the file is what it was, else read now."""
         if self._known is None:
-            return digest_files(files)
+            return [file.digest for file in hash_files(files)]
         found = self._known.lookup(self.root, files)
         missing = [file for file in files if file.path not in found]
-        digests = digest_files(missing)
-        self._known.note(self.root, missing, digests)
-        found |= zip((file.path for file in missing), digests, strict=True)
+        began_ns = time.time_ns()
+        hashed = hash_files(missing)
+        self._known.note(self.root, missing, hashed, began_ns)
+        found |= {file.path: read.digest for file, read in zip(missing, hashed, strict=True)}
         return [found[file.path] for file in files]
 
     def identity(self, path: str) -> Hashable | None:

@@ -10,7 +10,7 @@ import pytest
 from ci_plugins.context import Context, KnownDigests
 from ci_plugins.context import hash as hash_module
 from ci_plugins.context import walk as walk_module
-from ci_plugins.context.hash import FileToHash
+from ci_plugins.context.hash import FileToHash, HashedFile
 from ci_plugins.oci import Digest, sha256_digest
 
 OLD = 1_600_000_000
@@ -35,11 +35,11 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The files that are really read."""
     names: list[str] = []
 
-    def digest_files(files: list[FileToHash]) -> list[Digest]:
+    def hash_files(files: list[FileToHash]) -> list[HashedFile]:
         names.extend(os.path.basename(file.path) for file in files)
-        return hash_module.digest_files(files)
+        return hash_module.hash_files(files)
 
-    monkeypatch.setattr(walk_module, "digest_files", digest_files)
+    monkeypatch.setattr(walk_module, "hash_files", hash_files)
     return names
 
 
