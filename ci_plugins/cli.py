@@ -19,6 +19,7 @@ from ci_plugins.errors import CiPluginsError, Interrupted, state_errors
 from ci_plugins.options import (
     BuildOptions,
     CacheOptions,
+    Detected,
     IndexOptions,
     Invocation,
     PlanOptions,
@@ -66,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def main_inner(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     """As `main`, but raises."""
-    invocation = parse(argv, environ)
+    invocation = parse(argv, environ, detect=_detect)
     match invocation.options:
         case BuildOptions() as options:
             _build(options, invocation)
@@ -85,6 +86,14 @@ def main_inner(argv: Sequence[str], environ: Mapping[str, str]) -> int:
 
             print(help_text(invocation.topic, min(_width(sys.stdout), 100)), end="")
     return 0
+
+
+def _detect(environ: Mapping[str, str]) -> Detected | None:
+    """What the CI tells of scopes and trust."""
+    from ci_plugins import ci
+
+    found = ci.detect(environ)
+    return Detected(found.name, found.scope, found.reads, found.trusts_foreign) if found else None
 
 
 def _complain(error: CiPluginsError) -> int:
@@ -264,6 +273,7 @@ def _plan(options: PlanOptions) -> None:
             platform=planned.platform,
             prefer=planned.prefer,
             left_out=planned.left_out,
+            scopes=planned.scopes,
             warnings=planned.warnings,
         )
     else:
@@ -275,6 +285,7 @@ def _plan(options: PlanOptions) -> None:
             planned.forecast,
             prefer=planned.prefer,
             left_out=planned.left_out,
+            scopes=planned.scopes,
             width=_width(sys.stdout),
         )
     print(text, end="")

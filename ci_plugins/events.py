@@ -8,6 +8,7 @@ Span kinds and their attributes (all optional, bytes are counts of bytes):
     build     the whole                       tags, platform
     plan      parse, hash, look up            steps
     resolve   a base image's manifest         image
+    cache     questions to the cache          keys, found; of the look-up: scope, reads (one a line), scope_origin
     explain   why steps are not reused        headline, and for each step in which a reason lies: its key → the reason
     step      one instruction                 stage, number, total, instruction, state ("ran", "cached"), key, line
     run       the command of a RUN step       command

@@ -35,6 +35,7 @@ from ci_plugins.options.settings import BuildOptions
 from ci_plugins.plan.explain import ExplainedStep, Explanation
 from ci_plugins.plan.forecast import AtHand, Forecast, forecast
 from ci_plugins.plan.past import earlier_records
+from ci_plugins.report.scopes import Scopes
 from ci_plugins.storage.local import LocalStore
 from ci_plugins.storage.registry import RegistryClient, RegistryOrigin
 from ci_plugins.transfer.bases import BaseImages
@@ -48,7 +49,8 @@ _GRACE = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """`names`: the image's; `left_out`: stages that nothing needs; `warnings` what went wrong on the way."""
+    """`names`: the image's; `left_out`: stages that nothing needs; `scopes` are the cache's that were read; `warnings`
+    what went wrong on the way."""
 
     names: tuple[str, ...]
     platform: str
@@ -56,6 +58,7 @@ class Planned:
     forecast: Forecast
     left_out: tuple[str, ...]
     prefer: str
+    scopes: Scopes
     warnings: tuple[str, ...]
 
 
@@ -124,6 +127,7 @@ class _Preview:
             ),
             _left_out(prepared),
             self.options.prefer,
+            Scopes(self.options.cache_scope, self.options.cache_read, self.options.scope_origin),
             self.recorder.warnings(),
         )
 

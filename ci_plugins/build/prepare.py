@@ -101,8 +101,10 @@ class Preparation:
         """Records of all steps and of all base images, in one go."""
         bases = {base_key(self.platform, base.digest): base for stage in stages for base in stage.images()}
         keys = [step.key for stage in stages for step in stage.steps]
+        own, *others = scopes = scopes_of(self.options)
         with self.recorder.span("cache", "look up", self.span, keys=len(bases) + len(keys)) as span:
-            records = self.cache.lookup([*bases, *keys], scopes_of(self.options))
+            span.set(scope=own, reads="\n".join(others), scope_origin=self.options.scope_origin)
+            records = self.cache.lookup([*bases, *keys], scopes)
             span.set(found=len(records))
         return records, {base.digest: records[key] for key, base in bases.items() if key in records}
 

@@ -1,5 +1,6 @@
 """Options: each declared once in `declared.py`; flags, variables, file keys, docs and schema are derived from that."""
 
+from ci_plugins.options.detected import Detected
 from ci_plugins.options.help import help_text
 from ci_plugins.options.model import Origin, Source
 from ci_plugins.options.parse import Invocation, parse
@@ -8,6 +9,7 @@ from ci_plugins.options.settings import BuildOptions, CacheOptions, IndexOptions
 __all__ = [
     "BuildOptions",
     "CacheOptions",
+    "Detected",
     "IndexOptions",
     "Invocation",
     "Origin",

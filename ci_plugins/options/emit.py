@@ -31,7 +31,7 @@ def to_argv(options: Settings) -> list[str]:
             argv += [f"{option.flag}={name}={text}" for name, text in value.items()]
         elif option.shape is Shape.LIST:
             argv += [f"{option.flag}={option.kind.format(each)}" for each in value]
-        elif value != option.empty:
+        elif value != option.empty or option.detected:
             argv.append(f"{option.flag}={option.kind.format(value)}")
     return [*argv, *(["--", *operands] if operands else [])]
 
@@ -78,7 +78,7 @@ def _property(option: Option) -> dict[str, Any]:
         described |= {"anyOf": [one, {"type": "array", "items": one}]}
     else:
         described |= one
-        if default_text(option) and not option.default_text:
+        if default_text(option) and not (option.default_text or option.detected):
             described["default"] = option.default if isinstance(option.default, bool | int) else default_text(option)
     return described
 
@@ -88,8 +88,8 @@ _OPTIONS_HEAD = """# Options
 Generated from `ci_plugins/options/declared.py` by `python -m ci_plugins.options.emit docs`; do not edit.
 
 An option can be given in three places. A flag is stronger than a variable, a variable stronger than the file, the
-file stronger than the default. Options of the form NAME=VALUE are merged by name over the three; other repeatable
-options are taken from the strongest place as a whole.
+file stronger than the default, also where the CI tells the default ([cache.md](cache.md#scopes)). Options of the form
+NAME=VALUE are merged by name over the three; other repeatable options are taken from the strongest place as a whole.
 
 - **Flag**: `--tag a --tag b`, read as docker reads its flags.
 - **Variable**: `CI_PLUGINS_TAG`; repeatable options have one value a line. An empty variable counts as unset, an

@@ -20,8 +20,8 @@ def help_text(topic: str = "", width: int = 100) -> str:
 
 def default_text(option: Option) -> str:
     """What people read as the default; empty where there is none."""
-    if option.default_text:
-        return option.default_text
+    if told := option.default_text or option.detected:
+        return told
     if option.shape is not Shape.ONE or option.default is None or option.kind is FLAG:
         return ""
     return option.kind.format(option.default)

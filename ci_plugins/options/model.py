@@ -19,6 +19,8 @@ class Source(enum.StrEnum):
     """Lowest precedence first."""
 
     DEFAULT = "default"
+    #: what the CI tells: weaker than whatever a person wrote
+    DETECTED = "detected"
     FILE = "file"
     ENVIRONMENT = "environment"
     FLAG = "flag"
@@ -26,11 +28,15 @@ class Source(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where a value came from. `name` is the flag, variable or dotted key; `where` its place in the file."""
+    """Where a value came from. `name` is the flag, variable, dotted key or CI; `where` its place in the file."""
 
     source: Source
     name: str = ""
     where: Location | None = None
+
+    def __str__(self) -> str:
+        """For people: "--tag", "CI_PLUGINS_TAG", "ci-plugins.yml:3:1", "GitHub Actions", "default"."""
+        return str(self.where or self.name or self.source)
 
     def error(self, message: str, remedy: str | None = None) -> CiPluginsError:
         """An error in the value: usage for a flag, configuration for the rest; says where it was written."""
@@ -84,6 +90,8 @@ class Option:
     default: Any = None
     #: what people read where the default is worked out
     default_text: str = ""
+    #: as `default_text`, where the CI may tell another default
+    detected: str = ""
     short: str = ""
     #: path of the key in ci-plugins.yml where it is not the name
     key: tuple[str, ...] = ()

@@ -1,4 +1,4 @@
-"""argv, environment and file → one frozen settings object. Precedence: default < file < environment < flag.
+"""argv, environment and file → one frozen settings object. Precedence: default < detected < file < environment < flag.
 
 Options that take one value take the strongest source's. Repeatable ones likewise, as a whole; those of the form
 NAME=VALUE are merged by name, so that a flag overrides one build argument of the file and keeps the others.
@@ -6,7 +6,7 @@ NAME=VALUE are merged by name, so that a flag overrides one build argument of th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from types import MappingProxyType
@@ -17,6 +17,7 @@ from ci_plugins.oci import Reference
 from ci_plugins.options.arguments import Given, HelpAsked, nearest, read_arguments
 from ci_plugins.options.commands import BUILD, CACHE, CACHE_INDEX, CACHE_PRUNE, CACHE_WHY, COMMANDS, PLAN
 from ci_plugins.options.declared import OPTIONS, options_of
+from ci_plugins.options.detected import Detected
 from ci_plugins.options.file import FILE_NAME, read_file
 from ci_plugins.options.model import Alone, Option, Origin, Shape, Source
 from ci_plugins.options.settings import BuildOptions, CacheOptions, IndexOptions, PlanOptions, ServeOptions, Settings
@@ -36,8 +37,14 @@ class Invocation:
     origins: Mapping[str, Origin] = field(default_factory=dict)
 
 
-def parse(argv: Sequence[str], environ: Mapping[str, str], directory: Path = Path()) -> Invocation:
-    """`argv` without the program's name; the file is looked for in `directory`. Raises UsageError, ConfigError."""
+def parse(
+    argv: Sequence[str],
+    environ: Mapping[str, str],
+    directory: Path = Path(),
+    detect: Callable[[Mapping[str, str]], Detected | None] = lambda environ: None,
+) -> Invocation:
+    """`argv` without the program's name; the file is looked for in `directory`; `detect` says what the CI tells, and is
+    asked if the command depends on it. Raises UsageError, ConfigError."""
     if not argv or argv[0] in ("help", "-h", "--help"):
         topic = _command(argv[1:])[0]
         return Invocation("help", topic=topic if topic in COMMANDS or topic in _groups() else "")
@@ -57,6 +64,8 @@ def parse(argv: Sequence[str], environ: Mapping[str, str], directory: Path = Pat
     file = _config_file(given, directory)
     if file:
         given = [*read_file(file, OPTIONS), *given]
+    if command in (BUILD, PLAN) and (detected := detect(environ)):
+        given = [*detected.beside(given), *given]
     chosen = {id(option) for option in options}
     # what a plan does not depend on has its default
     unasked = [option for option in options_of(BUILD) if option not in options] if command == PLAN else []
@@ -199,11 +208,17 @@ def settings(command: str, values: Sequence[Resolved], environ: Mapping[str, str
         return CacheOptions(action=action, **{name: value for name, value in made.items() if name in known})
     if command in (BUILD, PLAN):
         _check_build(resolved)
+        made["scope_origin"] = _scope_origin(resolved)
         build = BuildOptions(**{each.name: made[each.name] for each in fields(BuildOptions)})
         return PlanOptions(build=build, json=made["json"]) if command == PLAN else build
     if made["root"] is None:
         made["root"] = state_directory(environ, "ci-plugins-registry")
     return ServeOptions(**{each.name: made[each.name] for each in fields(ServeOptions)})
+
+
+def _scope_origin(resolved: Mapping[str, Resolved]) -> str:
+    scope, read = resolved["cache_scope"].origin, resolved["cache_read"].origin
+    return str(read if scope.source is Source.DEFAULT else scope)
 
 
 def state_directory(environ: Mapping[str, str], name: str) -> Path:

@@ -53,6 +53,8 @@ class BuildOptions:
     cache: str
     cache_scope: str
     cache_read: tuple[str, ...]
+    #: no option: where `cache_scope` and, unless it is "default", `cache_read` were given, for people
+    scope_origin: str = field(default="default", compare=False)
     prefer: Literal["auto", "pull", "rebuild"]
     #: reuse RUN steps of images built elsewhere
     trust_foreign: bool

@@ -8,6 +8,7 @@ from typing import Literal
 from ci_plugins.events import Span, Value
 from ci_plugins.report.critical import critical_path
 from ci_plugins.report.intervals import covered, shared
+from ci_plugins.report.scopes import scopes_of
 from ci_plugins.report.text import clean
 from ci_plugins.report.timeline import Layer, MountWork, Phase, State, Step, Timeline, Transfer
 
@@ -42,6 +43,7 @@ def derive(
         parallelism=_ratio(sum(b - a for a, b in busy), covered(busy)),
         warnings=tuple(clean(text) for text in warnings),
         mounts=tuple(_mount(span) for span in ordered if span.kind == "mount"),
+        scopes=scopes_of(ordered),
     )
 
 

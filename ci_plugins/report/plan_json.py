@@ -10,6 +10,7 @@ from ci_plugins import __version__
 from ci_plugins.plan.explain import ExplainedStep, Explanation
 from ci_plugins.plan.forecast import Fetch, Forecast
 from ci_plugins.plan.weigh import Choice
+from ci_plugins.report.scopes import Scopes
 
 #: Raised when a field changes its meaning or goes; new fields do not raise it.
 VERSION = 1
@@ -24,6 +25,7 @@ def render(
     prefer: str,
     left_out: Sequence[str],
     warnings: Sequence[str],
+    scopes: Scopes | None = None,
 ) -> str:
     reused, total = explanation.counted()
     miss = explanation.first_miss
@@ -32,6 +34,7 @@ def render(
         "generator": f"ci-plugins {__version__}",
         "images": list(names),
         "platform": platform,
+        "cache_scope": scopes.to_json() if scopes else None,
         "headline": explanation.headline(),
         "steps_reused": reused,
         "steps_total": total,

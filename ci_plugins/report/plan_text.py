@@ -9,6 +9,7 @@ from ci_plugins.oci import hex_of
 from ci_plugins.plan.explain import ExplainedStep, Explanation
 from ci_plugins.plan.forecast import Fetch, Forecast
 from ci_plugins.plan.weigh import Choice
+from ci_plugins.report.scopes import Scopes
 from ci_plugins.report.text import clean, seconds, shorten, size
 
 _PURPOSES = {
@@ -25,6 +26,7 @@ def render(
     *,
     prefer: str = "auto",
     left_out: Sequence[str] = (),
+    scopes: Scopes | None = None,
     width: int = 100,
 ) -> str:
     """Lines that end with a newline; reasons are wrapped to `width`."""
@@ -33,6 +35,8 @@ def render(
     if left_out:
         lines.append(f"not needed: {', '.join(f'stage {clean(name)}' for name in left_out)}")
     lines += ["", *_fetches(forecast), *_choices(forecast.choices, prefer), _time(forecast)]
+    if scopes:
+        lines += textwrap.wrap(f"cache scope: {scopes}", width, subsequent_indent="  ", break_on_hyphens=False)
     return "\n".join(lines) + "\n"
 
 

@@ -89,6 +89,8 @@ def _summary(timeline: Timeline, width: int) -> str:
     path = waits(timeline, _WAITS_SHOWN)
     if len(path) > 1:
         lines.append("waited for: " + " → ".join(f"{shorten(name, 40)} {took}" for name, took in path))
+    if timeline.scopes and timeline.scopes.origin != "default":
+        lines.append(f"cache scope: {timeline.scopes}")
     lines += [f"hint: {sentence}" for sentence in advice(timeline)]
     lines += [f"warning: {text}" for text in timeline.warnings]
     wrapped = (textwrap.wrap(line, max(width, 20), subsequent_indent="  ", break_on_hyphens=False) for line in lines)

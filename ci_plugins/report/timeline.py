@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ci_plugins.report.intervals import covered
+from ci_plugins.report.scopes import Scopes
 
 #: "stopped": another step failed, or somebody interrupted the build
 State = Literal["ran", "cached", "failed", "stopped"]
@@ -164,6 +165,8 @@ class Timeline:
     warnings: tuple[str, ...]
     #: in order of start
     mounts: tuple[MountWork, ...] = ()
+    #: of the cache; None if nothing was looked up
+    scopes: Scopes | None = None
 
     @property
     def ran(self) -> tuple[Step, ...]:

@@ -24,6 +24,7 @@ def document(timeline: Timeline) -> dict[str, Any]:
         "generator": f"ci-plugins {__version__}",
         "image": timeline.image,
         "succeeded": timeline.succeeded,
+        "cache_scope": timeline.scopes.to_json() if timeline.scopes else None,
         "started_at": datetime.fromtimestamp(timeline.started_at, UTC).isoformat(timespec="milliseconds"),
         "total_seconds": _seconds(timeline.total_seconds),
         "push_tail_seconds": None if timeline.push_tail_seconds is None else _seconds(timeline.push_tail_seconds),

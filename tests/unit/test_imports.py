@@ -31,6 +31,7 @@ ROOMS = (
     "engine",
     "serve",
     "report",
+    "ci",
     "build",
     "pipeline",
     "preview",
