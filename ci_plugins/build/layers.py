@@ -56,16 +56,24 @@ class LayerWriter:
         `extract` shall hold them; None if nobody needs them. `push`: where the blob is sent while it is compressed.
         `ahead`: what was compressed while the files were written.
         """
-        contents = contents_of(items)
+        contents, encoded = contents_of(items), Future[bytes]()
         directory: Future[Path] = Future()
         if snapshot is not None and not extract:
             directory.set_result(snapshot.path)
-        written = self.pool.submit(self._stream, contents, below, tree, snapshot, extract, directory, push, step, ahead)
+        written = self.pool.submit(
+            self._stream, contents, encoded, below, tree, snapshot, extract, directory, push, step, ahead
+        )
+        if ahead is not None:
+            # To remove its file takes a while, and nobody is to wait for that.
+            written.add_done_callback(lambda _: ahead.close())
+        # Here, while the layer is hashed, and not when all wait for its record.
+        encoded.set_result(contents.toc.to_bytes())
         return FreshLayer(contents.toc, directory, written)
 
     def _stream(
         self,
         contents: Contents,
+        encoded: Future[bytes],
         below: Chain,
         tree: LayerTree,
         snapshot: NewSnapshot | None,
@@ -95,10 +103,7 @@ class LayerWriter:
             if not directory.done():
                 directory.set_exception(error)
             raise
-        finally:
-            if ahead is not None:
-                ahead.close()
-        toc = self.layers.put_toc(layer.diff_id, layer.toc)
+        toc = self.layers.put_toc(layer.diff_id, layer.toc, encoded.result())
         if snapshot is not None:
             snapshot.publish(chain_id(below.chain_id(), layer.diff_id), layer.toc)
         return RecordedLayer(layer.descriptor, layer.diff_id, layer.size, toc)

@@ -54,9 +54,9 @@ class LayerCache:
         with self._lock:
             return self._loaded.setdefault(diff_id, toc)
 
-    def put_toc(self, diff_id: Digest, toc: Toc) -> Descriptor:
-        """Keep it; returns the blob it is in a shared store."""
-        data = toc.to_bytes()
+    def put_toc(self, diff_id: Digest, toc: Toc, encoded: bytes = b"") -> Descriptor:
+        """Keep it; returns the blob it is in a shared store. `encoded`: its bytes, if they were made already."""
+        data = encoded or toc.to_bytes()
         path = self._tocs / hex_of(diff_id)
         with self._lock:
             self._loaded[diff_id] = toc
