@@ -26,6 +26,10 @@ ODD_SCOPES = (
     "*",
     "sha256:" + "0" * 64,
     "x" * 300,
+    "branch/feature/ü x",
+    "branch/" + "x" * 5000,
+    "fork/stranger/app/pr/7",
+    "branch/caf\\udce9",
 )
 
 

@@ -1,13 +1,21 @@
-"""For all tests: the option --nightly, and hypothesis without a clock."""
+"""For all tests: the option --nightly, hypothesis without a clock, and nothing of the CI the tests themselves run in."""
 
 from __future__ import annotations
+
+import os
 
 import pytest
 from hypothesis import settings
 
+from tests.harness import CI_VARIABLES
+
 # Two busy cores make some examples slow; that is not what the properties are about.
 settings.register_profile("default", deadline=None)
 settings.load_profile("default")
+
+
+for _name in [name for name in os.environ if name.startswith(CI_VARIABLES)]:
+    del os.environ[_name]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
