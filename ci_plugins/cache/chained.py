@@ -79,6 +79,11 @@ class ChainedStore:
             self._local.ask(lambda store: store.put(tuple(more.values())), None, records=len(more))
         return {**found, **more}
 
+    def lookup_in_each(self, keys: Sequence[Digest], scopes: Sequence[str]) -> list[Mapping[Digest, CacheRecord]]:
+        """What each store answers by itself, for records that change: nothing of the shared one is kept locally."""
+        nothing: Mapping[Digest, CacheRecord] = {}
+        return [link.ask(lambda store: store.lookup(keys, scopes), nothing, keys=len(keys)) for link in self._links]
+
     def put(self, records: Sequence[CacheRecord], images: Sequence[ImageRecord] = ()) -> None:
         if records or images:
             self._both(lambda store: store.put(records, images), records=len(records), requests=bool(images))

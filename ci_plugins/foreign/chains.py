@@ -16,7 +16,7 @@ from ci_plugins.foreign.history import UNKNOWN, WRITES, Command, Kind, normalise
 from ci_plugins.oci import Descriptor, Digest, History, ImageConfig, Platform, media
 from ci_plugins.plan.image import absolute
 from ci_plugins.plan.keys import fields_digest
-from ci_plugins.plan.steps import RunWork, Step
+from ci_plugins.plan.steps import CopyWork, RunWork, Step
 
 #: Raised whenever the same history makes other keys than before.
 _VERSION = 1
@@ -66,7 +66,9 @@ def foreign_key(platform: Platform, below: Digest | None, command: Command, stat
 
 def step_foreign_key(platform: Platform, below: Digest | None, step: Step) -> Digest | None:
     """The same for a step of ours on `below`; None for one that no foreign layer can stand for: a RUN whose inputs no
-    history tells (files of a bind mount, a heredoc run as a file)."""
+    history tells (files of a bind mount, a heredoc run as a file), a COPY from another stage or image."""
+    if isinstance(step.work, CopyWork) and step.work.origin is not None:
+        return None
     if not isinstance(step.work, RunWork):
         command = normalise(History(step.created_by, comment="ci-plugins"))
         return foreign_key(platform, below, command) if command.kind in (Kind.COPY, Kind.WORKDIR) else None

@@ -33,9 +33,9 @@ def index_images(options: IndexOptions, warn: Callable[[str], None]) -> Iterator
         if retry.delay:
             warn(f"{retry.error}; trying again in {retry.delay:.1f} s")
 
-    with ExitStack() as stack:
-        client_for = cache(client_of)
-        try:
+    try:
+        with ExitStack() as stack:
+            client_for = cache(client_of)
             store = _open(options, client_for)
             stack.callback(store.close)
             origin = RegistryOrigin(client_for)
@@ -46,8 +46,8 @@ def index_images(options: IndexOptions, warn: Callable[[str], None]) -> Iterator
                 # a cache's own documents are no images
                 tags = [tag for tag in tags if kind_of(tag) is None]
                 yield indexer.index(f"{place.registry}/{place.repository}", tags)
-        except CacheUnavailable as error:
-            raise StateError(f"the index cannot be written: {error}") from error
+    except CacheUnavailable as error:  # closing too: some stores finish their work only there
+        raise StateError(f"the index cannot be written: {error}") from error
 
 
 def _open(options: IndexOptions, client_for: Callable[[str], RegistryClient]) -> CacheStore:

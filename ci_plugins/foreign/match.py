@@ -1,9 +1,10 @@
 """Layers of images built elsewhere in the place of steps that would have to be run.
 
-From where the build's own records end, the chain is followed through the index: a step's candidates are the children
-of its `foreign_key`, so that a walk costs one question a step that has any, and one more to see that it ends. A RUN is
-taken as its history says. A COPY or WORKDIR is taken only after its layer was compared with what ours would write, and
-only where a RUN after it is found: to write a copy anew is cheaper than to download it.
+From where the build's own records end, the chain is followed through the forest. Where each stage goes on is known
+before anything is asked, so one question for the documents of these places tells all there is; only where a document
+was too large for all that stands on a layer, there is another. A RUN is taken as its history says. A COPY or WORKDIR is
+taken only after its layer was compared with what ours would write, and only where a RUN after it is found: to write a
+copy anew is cheaper than to download it.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ from dataclasses import dataclass
 
 from ci_plugins.cache.record import FOREIGN, CacheRecord, RecordedLayer
 from ci_plugins.errors import CiPluginsError, Interrupted
+from ci_plugins.foreign.asked import ForeignForest
 from ci_plugins.foreign.chains import step_foreign_key
-from ci_plugins.foreign.index import CANDIDATES
+from ci_plugins.foreign.known import document_scope
 from ci_plugins.oci import Digest, Platform, Reference
 from ci_plugins.plan.steps import BaseImage, CopyWork, RunWork, Stage, Step, WorkdirWork
 from ci_plugins.transfer.pull import StoredLayer, stored_layers
@@ -27,13 +29,12 @@ Holds = Callable[[Step, StoredLayer | None, StoredLayer | None], bool]
 class ForeignImages:
     """The index, and what is needed to judge what it says.
 
-    `children` are the records of a key in the foreign scopes, the newest first; `present` says whether a record's
-    blob still is where it was; `warn` hears what went wrong: then there is no reuse.
+    `present` says whether a record's blob still is where it was; `warn` hears what went wrong: then there is no reuse.
     """
 
     platform: Platform
     scope: str
-    children: Callable[[Digest], Sequence[CacheRecord]]
+    forest: ForeignForest
     present: Callable[[CacheRecord], bool]
     holds: Holds
     warn: Callable[[str], None]
@@ -76,14 +77,30 @@ class _Walk:
         self._proven: dict[tuple[Digest, Digest | None, Digest | None], bool] = {}
 
     def all(self, stages: Sequence[Stage]) -> dict[Digest, CacheRecord]:
+        self._images.forest.ask(self._beginnings(stages))
         for stage in stages:
             if isinstance(stage.base, int) and stage.base not in self._tops:
                 continue
             self._stage(stage)
         return self._found
 
-    def _stage(self, stage: Stage) -> None:
-        top = self._tops[stage.base] if isinstance(stage.base, int) else self._base(stage.base)
+    def _beginnings(self, stages: Sequence[Stage]) -> dict[Digest, str]:
+        """Where the walk goes on in all stages of which that is known, for one question."""
+        tops: dict[int, StoredLayer | None] = {}
+        places: dict[Digest, str] = {}
+        for stage in stages:
+            if isinstance(stage.base, int) and stage.base not in tops:
+                continue
+            known, top = self._known(stage, tops)
+            if known == len(stage.steps):
+                tops[stage.index] = top
+            else:
+                places |= self._places(stage.steps[known:], top)
+        return places
+
+    def _known(self, stage: Stage, tops: Mapping[int, StoredLayer | None]) -> tuple[int, StoredLayer | None]:
+        """How many steps have usable records of the build's own, and the topmost layer there."""
+        top = tops[stage.base] if isinstance(stage.base, int) else self._base(stage.base)
         known = 0
         for step in stage.steps:
             record = self._records.get(step.key)
@@ -91,6 +108,30 @@ class _Walk:
                 break
             top = _push(record, top)
             known += 1
+        return known, top
+
+    def _places(self, steps: Sequence[Step], top: StoredLayer | None) -> dict[Digest, str]:
+        """Where the layers of the next steps on `top` would be, with the scopes of their documents. None if no RUN can
+        come of it."""
+        chain = top.chain if top else None
+        scope = document_scope(top.with_parents()[0].diff_id if top else None)
+        places: dict[Digest, str] = {}
+        on_top = True
+        for step in steps:
+            if step.work is None:
+                continue
+            place = step_foreign_key(self._images.platform, chain, step)
+            if place is None:
+                break
+            if on_top:
+                places[place] = scope
+            if isinstance(step.work, RunWork):
+                return places
+            on_top = on_top and isinstance(step.work, WorkdirWork)  # it may write nothing
+        return {}
+
+    def _stage(self, stage: Stage) -> None:
+        known, top = self._known(stage, self._tops)
         self._explore(stage.steps, known, top, ())
         for step in stage.steps[known:]:
             found = self._found.get(step.key)
@@ -119,9 +160,7 @@ class _Walk:
         if position == len(steps):
             return False
         step = steps[position]
-        if isinstance(step.work, CopyWork) and step.work.origin is not None:
-            return False
-        for record in self._candidates(step, top):
+        for record in self._candidates(steps[position:], top):
             layer = _push(record, top)
             candidate = _Candidate(step, record, layer, top)
             if isinstance(step.work, RunWork):
@@ -134,12 +173,15 @@ class _Walk:
             return self._explore(steps, position + 1, top, (*pending, _Candidate(step, None, None, top)))
         return False
 
-    def _candidates(self, step: Step, top: StoredLayer | None) -> Sequence[CacheRecord]:
-        key = step_foreign_key(self._images.platform, top.chain if top else None, step)
-        found = self._images.children(key) if key else ()
-        return [record for record in found if record.layer and record.repositories and self._usable(record)][
-            :CANDIDATES
-        ]
+    def _candidates(self, steps: Sequence[Step], top: StoredLayer | None) -> Sequence[CacheRecord]:
+        """Of the first of these steps, the newest first."""
+        place = step_foreign_key(self._images.platform, top.chain if top else None, steps[0])
+        if place is None:
+            return ()
+        forest = self._images.forest
+        if top is None or not forest.tells_all(top.chain):
+            forest.ask(self._places(steps, top))
+        return [record for layer in forest.layers(place) if self._usable(record := layer.record())]
 
     def _accept(self, candidates: Sequence[_Candidate]) -> bool:
         """Take them all, or none."""

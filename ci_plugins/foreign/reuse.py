@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ci_plugins.cache.chained import ChainedStore
 from ci_plugins.cache.record import CacheRecord
 from ci_plugins.events import ActiveSpan, Recorder
-from ci_plugins.foreign.index import foreign_scopes
+from ci_plugins.foreign.asked import ForeignForest
 from ci_plugins.foreign.match import ForeignImages, foreign_records
 from ci_plugins.foreign.proof import LayerProof
 from ci_plugins.layer.copy import FileTree
@@ -40,18 +40,18 @@ class BuiltElsewhere:
     ) -> Mapping[Digest, CacheRecord]:
         """Those given, and those found. Never raises for an index or a registry that fails."""
         with self.recorder.span("cache", "images built elsewhere", self.parent) as span:
-            scopes = foreign_scopes(self.cache.scopes())
+            forest = ForeignForest(self.cache.lookup_in_each)
             images = ForeignImages(
                 platform=self.platform,
                 scope=self.scope,
-                children=lambda key: self.cache.children(key, scopes),
+                forest=forest,
                 present=self._present,
                 holds=LayerProof(self.fetcher, self.context).holds,
                 warn=self.recorder.warn,
             )
-            found = foreign_records(stages, records, usable, roots, images) if scopes else {}
+            found = foreign_records(stages, records, usable, roots, images)
             self.cache.put_local(tuple(found.values()))
-            span.set(found=len(found))
+            span.set(found=len(found), questions=forest.questions)
         return {**records, **found}
 
     def _present(self, record: CacheRecord) -> bool:

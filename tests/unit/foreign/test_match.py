@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from ci_plugins.cache.memory import MemoryStore
-from ci_plugins.cache.record import FOREIGN, CacheRecord
+from ci_plugins.cache.record import FOREIGN, CacheRecord, RecordedLayer
 from ci_plugins.context import Context
 from ci_plugins.dockerfile import parse_dockerfile
 from ci_plugins.errors import RegistryUnreachable
+from ci_plugins.foreign import documents
+from ci_plugins.foreign.asked import ForeignForest
 from ci_plugins.foreign.chains import step_foreign_key
-from ci_plugins.foreign.index import Indexer, foreign_scope, foreign_scopes
+from ci_plugins.foreign.index import Indexed, Indexer
 from ci_plugins.foreign.match import ForeignImages, foreign_records
+from ci_plugins.foreign.noted import read_noted
 from ci_plugins.oci import Descriptor, Digest, History, ImageConfig, Manifest, Platform, Reference, media, sha256_digest
 from ci_plugins.plan.evaluate import Evaluator, Inputs
 from ci_plugins.plan.steps import BaseImage, Stage, Step
@@ -61,15 +64,21 @@ class Walk:
     def __init__(self, directory: Path, registry: Registry) -> None:
         self.directory, self.registry = directory, registry
         self.store = MemoryStore()
-        self.asked = 0
+        #: (keys, scopes) of every question
+        self.asked: list[tuple[int, int]] = []
         self.proven: list[tuple[str, str]] = []
         self.fitting = {b"copied"}
         self.missing: set[Digest] = set()
         self.warnings: list[str] = []
 
-    def index(self) -> None:
+    def index(self, registry: Registry | None = None, repository: str = REPOSITORY) -> Indexed:
+        known = registry or self.registry
         pool = Workers("index", 2)
-        Indexer(self.registry, self.registry.resolve, self.store, pool).index(REPOSITORY, list(self.registry.tags))  # type: ignore[arg-type]
+        return Indexer(known, known.resolve, self.store, pool).index(repository, list(known.tags))  # type: ignore[arg-type]
+
+    def look_up(self, keys: Sequence[Digest], scopes: Sequence[str]) -> list[Mapping[Digest, CacheRecord]]:
+        self.asked.append((len(keys), len(scopes)))
+        return [self.store.lookup(keys, scopes)]
 
     def stages(self, text: str, **args: str) -> Sequence[Stage]:
         manifest, config = image("2026-01-01")
@@ -87,15 +96,13 @@ class Walk:
         evaluator.stage(dockerfile.target(""))
         return evaluator.evaluated()
 
-    def __call__(self, text: str, **args: str) -> list[str]:
+    def __call__(
+        self, text: str, records: Mapping[Digest, CacheRecord] | None = None, *, index: bool = True, **args: str
+    ) -> list[str]:
         """The digests' contents that were found for the steps of the last stage; "-" for a config, "" for none."""
-        self.index()
+        if index:
+            self.index()
         stages = self.stages(text, **args)
-        scopes = foreign_scopes(self.store.scopes())
-
-        def children(key: Digest) -> Sequence[CacheRecord]:
-            self.asked += 1
-            return self.store.children(key, scopes)
 
         def holds(step: Step, layer: StoredLayer | None, below: StoredLayer | None) -> bool:
             name = next((str(data) for data in self.fitting if layer and layer.diff_id == sha256_digest(data)), "")
@@ -105,12 +112,13 @@ class Walk:
         images = ForeignImages(
             platform=AMD64,
             scope="main",
-            children=children,
+            forest=ForeignForest(self.look_up),
             present=lambda record: record.layer is not None and record.layer.diff_id not in self.missing,
             holds=holds,
             warn=self.warnings.append,
         )
-        found = foreign_records(stages, {}, lambda record: True, {}, images)
+        self.asked.clear()
+        found = foreign_records(stages, records or {}, lambda record: True, {}, images)
         assert all(record.scope == "main" and record.key == key for key, record in found.items())
         self.found = found
         return [self._name(found.get(step.key)) for step in stages[-1].steps]
@@ -137,8 +145,7 @@ def test_a_chain_is_followed_to_its_last_run(directory: Path) -> None:
     walk = Walk(directory, Registry(v1=image("2026-01-01", RUN_1, COPY, RUN_2, ("COPY a /b # buildkit", b"other"))))
     assert walk(TEXT) == ["one", "copied", "-", "two", ""]
     assert walk.proven == [("COPY", "b'copied'")]
-    # RUN, COPY, RUN, and the COPY after which nothing comes
-    assert walk.asked == 4
+    assert len(walk.asked) == 1
     record = next(record for record in walk.found.values() if record.layer)
     assert record.repositories == (REPOSITORY,)
     assert (record.inputs[FOREIGN], record.seconds) == (f"{REPOSITORY}:v1", 0.0)
@@ -168,7 +175,7 @@ def test_the_newest_of_equal_runs(directory: Path) -> None:
 def test_another_base_is_another_chain(directory: Path) -> None:
     walk = Walk(directory, Registry(v1=image("2026-01-01", RUN_1, base=sha256_digest(b"another"))))
     assert walk("FROM base\nRUN one\n") == [""]
-    assert walk.asked == 1
+    assert len(walk.asked) == 1
 
 
 def test_args_count(directory: Path) -> None:
@@ -201,7 +208,96 @@ def test_no_history_tells_what_was_mounted(directory: Path, mount: str) -> None:
 def test_no_history_tells_what_a_script_holds(directory: Path) -> None:
     walk = Walk(directory, Registry(v1=image("2026-01-01", ("RUN /dev/pipes/EOF # buildkit", b"one"))))
     assert walk("FROM base\nRUN <<EOF\n#!/bin/sh\none\nEOF\n") == [""]
-    assert walk.asked == 0
+    assert walk.asked == []
+
+
+TWELVE = [(f"RUN /bin/sh -c step {n} # buildkit", b"%d" % n) for n in range(12)]
+TWELVE_TEXT = "FROM base\n" + "".join(f"RUN step {n}\n" for n in range(12))
+
+
+def test_twelve_runs_are_one_question(directory: Path) -> None:
+    walk = Walk(directory, Registry(v1=image("2026-01-01", *TWELVE)))
+    assert walk(TWELVE_TEXT) == ["-"] * 12
+    assert walk.asked == [(1, 1)]
+
+
+def test_what_the_build_knows_is_not_asked_for(directory: Path) -> None:
+    walk = Walk(directory, Registry(v1=image("2026-01-01", *TWELVE)))
+    walk(TWELVE_TEXT)
+    known = walk.found
+    assert walk(TWELVE_TEXT, known) == [""] * 12
+    assert walk.asked == []
+    # from the seventh step on
+    half = {step.key: known[step.key] for step in walk.stages(TWELVE_TEXT)[0].steps[:6]}
+    assert walk(TWELVE_TEXT, half) == [""] * 6 + ["-"] * 6
+    assert walk.asked == [(1, 1)]
+
+
+def test_an_index_of_other_images_is_asked_once(directory: Path) -> None:
+    walk = Walk(directory, Registry(v1=image("2026-01-01", *TWELVE)))
+    assert walk("FROM base\nWORKDIR /\nCOPY a /\nRUN other\nRUN step 1\n") == ["", "", "", ""]
+    # WORKDIR, which may write nothing, and the COPY after it
+    assert walk.asked == [(2, 1)]
+    walk.store = MemoryStore()
+    assert walk(TWELVE_TEXT, index=False) == [""] * 12
+    assert len(walk.asked) == 1
+
+
+@pytest.mark.parametrize(
+    "rest", ["COPY a /", "LABEL x=y", "COPY a /\nCOPY --from=other a /b\nRUN one", "RUN <<EOF\n#!/bin/sh\none\nEOF"]
+)
+def test_nothing_is_asked_where_no_run_could_be_taken(directory: Path, rest: str) -> None:
+    walk = Walk(directory, Registry(v1=image("2026-01-01", COPY, RUN_1)))
+    walk(f"FROM base AS other\nCOPY a /\nFROM base\n{rest}\n")
+    assert (walk.asked, walk.found) == ([], {})
+
+
+def test_all_stages_are_one_question(directory: Path) -> None:
+    walk = Walk(directory, Registry(v1=image("2026-01-01", RUN_1, RUN_2)))
+    text = (
+        "FROM base AS first\nRUN one\nFROM base AS second\nCOPY a /\nRUN two\nFROM scratch AS third\nRUN three\n"
+        "FROM first\nRUN two\nCOPY --from=second a /\nCOPY --from=third a /\n"
+    )
+    assert walk(text) == ["two", "", ""]
+    # two places on the base, in the scope of its lowest layer; one on nothing
+    assert walk.asked == [(3, 2)]
+
+
+def test_what_does_not_fit_into_a_document_is_another_question(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(documents, "MOST_LAYERS", 5)
+    walk = Walk(directory, Registry(v1=image("2026-01-01", *TWELVE)))
+    assert walk(TWELVE_TEXT) == ["-"] * 12
+    assert walk.asked == [(1, 1)] * 3
+
+
+def test_layers_of_another_repository_are_found_and_forgotten(directory: Path) -> None:
+    walk = Walk(directory, Registry(v1=image("2026-01-01", RUN_1)))
+    other = Registry(v1=image("2026-01-01", RUN_1, RUN_2))
+    text = "FROM base\nRUN one\nRUN two\n"
+    walk.index(other, "registry.test/other")
+    assert walk(text) == ["one", "two"]
+    assert [record.repositories for record in walk.found.values()][1] == ("registry.test/other",)
+    other.tags.clear()
+    assert walk.index(other, "registry.test/other").removed == 2
+    assert walk(text) == ["one", ""]
+
+
+def test_an_index_of_an_earlier_layout_is_ignored(directory: Path) -> None:
+    """Then every layer was a record of its own, below the key it was found by."""
+    walk = Walk(directory, Registry())
+    [stage] = walk.stages("FROM base\nRUN one\n")
+    place = step_foreign_key(AMD64, BASE, stage.steps[0])
+    assert place
+    layer = RecordedLayer(Descriptor(media.OCI_LAYER_GZIP, sha256_digest(b"gz"), 2), sha256_digest(b"one"), 2)
+    inputs = {"image": f"{REPOSITORY}:v1", "below": BASE, "chain": BASE}
+    for scope in (f"foreign:{REPOSITORY}", f"foreign:{BASE}"):
+        old = CacheRecord(place, None, "RUN one", layer, "", 0.0, scope, (REPOSITORY,), inputs=inputs)
+        walk.store.put([old, replace(old, key=sha256_digest(b"its own"), parent=place)])
+    assert walk("FROM base\nRUN one\n") == [""]
+    walk.registry.tags["v1"] = image("2026-01-01", RUN_1)
+    assert walk("FROM base\nRUN one\n") == ["one"]
 
 
 def test_stages_stand_on_each_other(directory: Path) -> None:
@@ -220,7 +316,7 @@ def test_a_registry_that_fails_is_a_warning(directory: Path) -> None:
     images = ForeignImages(
         platform=AMD64,
         scope="main",
-        children=lambda key: walk.store.children(key, [foreign_scope(REPOSITORY)]),
+        forest=ForeignForest(walk.look_up),
         present=fails,
         holds=lambda step, layer, below: True,
         warn=walk.warnings.append,
@@ -243,7 +339,7 @@ def test_an_index_follows_its_repository(directory: Path) -> None:
 
 def test_of_many_layers_in_one_place_the_newest_are_kept(directory: Path) -> None:
     def tags(months: range) -> dict[str, tuple[Manifest, ImageConfig]]:
-        return {f"v{n}": image(f"2026-{n:02}-01", RUN_1, ("COPY a / # buildkit", b"%d" % n)) for n in months}
+        return {f"v{n}": image(f"2026-{n:02}-01", RUN_1, ("COPY a / # buildkit", b"%d" % n), RUN_2) for n in months}
 
     registry = Registry(**tags(range(1, 10)))
     walk = Walk(directory, registry)
@@ -252,8 +348,11 @@ def test_of_many_layers_in_one_place_the_newest_are_kept(directory: Path) -> Non
         registry.tags = tags(months)
     registry.asked.clear()
     walk.index()
-    records = [record for record in walk.store.records([foreign_scope(REPOSITORY)]) if "COPY" in record.instruction]
-    assert sorted(record.created[5:7] for record in records) == [f"{n:02}" for n in range(5, 13)]
+    copied = {sha256_digest(b"%d" % n): n for n in range(13)}
+    kept = [copied[layer.diff_id] for layer in read_noted(walk.store, REPOSITORY).layers() if layer.diff_id in copied]
+    assert sorted(kept) == list(range(5, 13))
+    walk(TEXT, index=False)
+    assert walk.proven == [("COPY", "")] * 8
     # what was read and is not kept is not read again
     assert registry.asked == []
 
