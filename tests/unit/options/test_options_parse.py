@@ -11,6 +11,7 @@ from ci_plugins.errors import CiPluginsError, ConfigError, UsageError
 from ci_plugins.options import (
     BuildOptions,
     CacheOptions,
+    Detected,
     IndexOptions,
     Invocation,
     Output,
@@ -21,6 +22,7 @@ from ci_plugins.options import (
 )
 from ci_plugins.options.commands import CACHE, CACHE_INDEX
 from ci_plugins.options.declared import OPTIONS, options_of
+from ci_plugins.options.emit import to_argv
 from ci_plugins.options.foreign import INSTEAD
 
 HOME = {"HOME": "/home/someone"}
@@ -39,6 +41,77 @@ def invoke(*argv: str, environ: dict[str, str] | None = None, directory: Path = 
 def file(directory: Path, text: str) -> Path:
     (directory / "ci-plugins.yml").write_text(text)
     return directory
+
+
+# --- what the CI tells -----------------------------------------------------------------------------------------------
+
+TOLD = Detected("Some CI", "pr/7", ("branch/release", "branch/main"), True)
+SCOPES = ("cache_scope", "cache_read", "trust_foreign")
+
+
+def in_ci(*argv: str, environ: dict[str, str] | None = None, directory: Path = Path("/nowhere")) -> Invocation:
+    return parse(["build", *argv], {**HOME, **(environ or {})}, directory, lambda environ: TOLD)
+
+
+def scopes(invocation: Invocation) -> tuple[object, ...]:
+    options = invocation.options
+    assert isinstance(options, BuildOptions)
+    return options.cache_scope, options.cache_read, options.trust_foreign, options.scope_origin
+
+
+def test_what_the_ci_tells_takes_the_place_of_defaults() -> None:
+    invocation = in_ci()
+    assert scopes(invocation) == ("pr/7", ("branch/release", "branch/main"), True, "Some CI")
+    assert {invocation.origins[name].source for name in SCOPES} == {Source.DETECTED}
+    assert str(invocation.origins["trust_foreign"]) == "Some CI"
+    assert invocation.origins["prefer"].source is Source.DEFAULT
+    assert scopes(invoke()) == ("default", (), False, "default")
+
+
+def test_a_plan_asks_the_ci_too_and_other_commands_do_not() -> None:
+    planned = parse(["plan"], HOME, Path("/nowhere"), lambda environ: TOLD).options
+    assert isinstance(planned, PlanOptions)
+    assert (planned.build.cache_scope, planned.build.scope_origin) == ("pr/7", "Some CI")
+
+    def never(environ: object) -> Detected:
+        raise AssertionError
+
+    assert parse(["cache", "tree"], HOME, Path("/nowhere"), never).options
+
+
+@pytest.mark.parametrize("name", ["--cache-scope", "--cache-read"])
+def test_a_scope_somebody_gave_stands_alone(tmp_path: Path, name: str) -> None:
+    """Of the three, nothing is taken from the CI: a mix is a leak that nobody meant."""
+    given = {"--cache-scope": ("mine", ()), "--cache-read": ("default", ("mine",))}[name]
+    variable = "CI_PLUGINS_" + name[2:].upper().replace("-", "_")
+    file(tmp_path, f"{name[2:].replace('-', '_')}: mine\n")
+    for invocation, origin in (
+        (in_ci(name, "mine"), name),
+        (in_ci(environ={variable: "mine"}), variable),
+        (in_ci(directory=tmp_path), f"{tmp_path / 'ci-plugins.yml'}:1:"),
+    ):
+        *values, said = scopes(invocation)
+        assert values == [*given, False]
+        assert str(said).startswith(origin)
+
+
+def test_foreign_images_are_a_question_of_their_own(tmp_path: Path) -> None:
+    file(tmp_path, "trust_foreign: false\n")
+    for invocation, source in (
+        (in_ci("--trust-foreign=false"), Source.FLAG),
+        (in_ci(environ={"CI_PLUGINS_TRUST_FOREIGN": "false"}), Source.ENVIRONMENT),
+        (in_ci(directory=tmp_path), Source.FILE),
+    ):
+        assert scopes(invocation) == ("pr/7", ("branch/release", "branch/main"), False, "Some CI")
+        assert invocation.origins["trust_foreign"].source is source
+    assert scopes(in_ci("--cache-scope", "mine", "--trust-foreign"))[2] is True
+
+
+def test_an_argument_vector_means_the_same_in_a_ci() -> None:
+    options = invoke().options
+    assert options
+    again = parse(to_argv(options), HOME, Path("/nowhere"), lambda environ: TOLD)
+    assert again.options == options
 
 
 # --- the declarations -----------------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ from ci_plugins.plan.planner import Plan, make_plan
 from ci_plugins.plan.steps import BaseImage
 from ci_plugins.plan.weigh import Rates, Weigher
 from ci_plugins.report import plan_json, plan_text
+from ci_plugins.report.scopes import Scopes
 
 AMD64 = Platform("linux", "amd64")
 GZIP = "application/vnd.oci.image.layer.v1.tar+gzip"
@@ -185,3 +186,6 @@ def test_nothing_to_do(context: Path) -> None:
     text = plan_text.render(explanation, found)
     assert text.startswith("expected 4 of 4 steps reused\n")
     assert text.endswith("fetch: nothing\ntime: about 0 ms, of which 0 ms for steps\n")
+    scopes = Scopes("pr/7", ("branch/main",), "GitHub Actions")
+    text = plan_text.render(explanation, found, scopes=scopes)
+    assert text.endswith("steps\ncache scope: pr/7, then branch/main (GitHub Actions)\n")

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
+from ci_plugins.events import Value
 from ci_plugins.report import Timeline, derive, terminal, timing_html, timing_json, timing_markdown
 from ci_plugins.report.files import write_reports
 from ci_plugins.report.gantt import chart
@@ -65,6 +66,25 @@ def test_json_says_what_happened() -> None:
     assert document["started_at"] == "2025-06-15T15:06:40.000+00:00"
     # every step has exactly the documented fields
     assert set(document["steps"][0]) == set(SCHEMA["$defs"]["step"]["required"])
+
+
+def test_the_scopes_of_the_cache_and_who_gave_them() -> None:
+    def shown(**attributes: Value) -> tuple[dict[str, object] | None, str]:
+        spans = [Planned("build", "app", 0.0, 2.0), Planned("cache", "look up", 0.1, 0.2, attributes=attributes)]
+        built = timeline(spans)
+        document = json.loads(timing_json.render(built))
+        Draft202012Validator(SCHEMA).validate(document)
+        return document["cache_scope"], terminal.render(built)
+
+    assert shown()[0] is None
+    found, said = shown(scope="pr/7", reads="branch/release\nbranch/main", scope_origin="GitHub Actions")
+    assert found == {"own": "pr/7", "reads": ["branch/release", "branch/main"], "origin": "GitHub Actions"}
+    assert "cache scope: pr/7, then branch/release, then branch/main (GitHub Actions)\n" in said
+    found, said = shown(scope="default", reads="", scope_origin="default")
+    assert found == {"own": "default", "reads": [], "origin": "default"}
+    assert "cache scope" not in said
+    _, said = shown(scope="branch/\x1b[31mred", reads="", scope_origin="--cache-scope")
+    assert "cache scope: branch/red (--cache-scope)" in said
 
 
 # --- terminal -------------------------------------------------------------------------------------------------------
