@@ -27,9 +27,10 @@ NAMES = st.sampled_from(
         "tag/v1",
         "branch/main",
         "7/target",
+        "caf\udce9",
     ]
 ) | st.text(st.characters(exclude_characters="\0\\", exclude_categories=[]), min_size=1, max_size=12)
-NUMBERS = st.integers(1, 9)
+NUMBERS = st.integers(1, 3)
 OWNERS = st.sampled_from(["stranger/app", "other/app", "pr/7", "branch/main"])
 SAID = st.sampled_from(["true", "false", ""])
 DEFAULT = "main"
@@ -108,6 +109,7 @@ def hold(builds: list[Surroundings | None]) -> None:
     for build in told:
         # what is read of others is a branch: nobody's pull request, fork or single run
         assert all(read.startswith("branch/") or read == "primary" for read in build.reads)
+        assert build.fork == build.scope.startswith(("fork/", "run/"))
         assert build.scope not in build.reads
         assert len(set(build.reads)) == len(build.reads)
         # any store can hold it
@@ -148,3 +150,9 @@ def test_no_branch_or_tag_is_named_like_a_pull_request(name: str) -> None:
 @given(st.lists(NAMES, unique=True, max_size=5))
 def test_branches_of_different_names_have_different_scopes(names: list[str]) -> None:
     assert len({branch(name) for name in names}) == len(names)
+
+
+def test_a_branch_that_is_no_utf8_has_a_scope_that_every_store_takes() -> None:
+    found = detect({"GITLAB_CI": "true", "CI_COMMIT_BRANCH": b"caf\xe9/\xc3\xbc x".decode(errors="surrogateescape")})
+    assert found
+    assert found.scope == "branch/caf\\udce9/ü x"
