@@ -20,7 +20,8 @@ class Scopes:
     origin: str
 
     def __str__(self) -> str:
-        return clean(f"{', then '.join((self.own, *self.reads))} ({self.origin})")
+        said = "" if self.origin == "default" else f" ({self.origin})"
+        return clean(", then ".join((self.own, *self.reads)) + said)
 
     def to_json(self) -> dict[str, Any]:
         return {"own": self.own, "reads": list(self.reads), "origin": self.origin}

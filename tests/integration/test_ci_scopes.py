@@ -131,4 +131,4 @@ def test_a_plan_says_which_scopes_it_read(
     assert said.endswith("cache scope: pr/7, then branch/main (GitHub Actions)\n")
     document = json.loads(cli(*plan, "--json", env=environ).stdout)
     assert document["cache_scope"] == {"own": "pr/7", "reads": ["branch/main"], "origin": "GitHub Actions"}
-    assert cli(*plan).stdout.endswith("cache scope: default (default)\n")
+    assert cli(*plan).stdout.endswith("cache scope: default\n")
