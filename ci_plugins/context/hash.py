@@ -5,10 +5,10 @@ from __future__ import annotations
 import errno
 from collections import deque
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
-from ci_plugins.context.hash_helper import FileChanged, hash_file, new_buffer
-from ci_plugins.context.hash_helpers import Answer, Asked, helping
+from ci_plugins.context.hash_helper import Answers, Batch, FileChanged, hash_file, new_buffer
+from ci_plugins.context.hash_helpers import helping
 from ci_plugins.errors import ContextChanged, ContextError
 from ci_plugins.oci import Digest
 
@@ -29,13 +29,9 @@ class FileToHash(NamedTuple):
     mtime_ns: int
 
 
-class HashedFile(NamedTuple):
-    """The file that was read: its digest, where it lies, and when anything about it was last changed."""
-
-    digest: Digest
-    device: int
-    inode: int
-    ctime_ns: int
+#: The file that was read: its digest, its device and inode, when anything about it was last changed (ns). A plain tuple:
+#: that is how helpers send it, and there are many.
+HashedFile = tuple[Digest, int, int, int]
 
 
 def hash_files(files: Sequence[FileToHash]) -> list[HashedFile]:
@@ -45,7 +41,7 @@ def hash_files(files: Sequence[FileToHash]) -> list[HashedFile]:
     """
     batches = list(_batches(files))
     todo = deque(enumerate(batches))
-    done: dict[int, Sequence[Answer]] = {}
+    done: dict[int, Answers] = {}
     with helping(_helpers_for(files), todo, done):
         while todo:
             try:
@@ -54,7 +50,7 @@ def hash_files(files: Sequence[FileToHash]) -> list[HashedFile]:
                 break  # a helper was faster
             done[number] = _hash_batch(batch)
     answers = (done[number] if number in done else _hash_batch(batch) for number, batch in enumerate(batches))
-    return [HashedFile(Digest(digest), *rest) for answered in answers for digest, *rest in answered]
+    return cast(list[HashedFile], [answer for answered in answers for answer in answered])
 
 
 def _helpers_for(files: Sequence[FileToHash]) -> int:
@@ -62,8 +58,8 @@ def _helpers_for(files: Sequence[FileToHash]) -> int:
     return min(_MOST_HELPERS, work // _HELPER)
 
 
-def _batches(files: Sequence[FileToHash]) -> Iterator[list[Asked]]:
-    batch: list[Asked] = []
+def _batches(files: Sequence[FileToHash]) -> Iterator[Batch]:
+    batch: Batch = []
     work = 0
     for path, size, mtime_ns in files:
         batch.append((path, size, mtime_ns))
@@ -75,7 +71,7 @@ def _batches(files: Sequence[FileToHash]) -> Iterator[list[Asked]]:
         yield batch
 
 
-def _hash_batch(batch: Sequence[Asked]) -> list[Answer]:
+def _hash_batch(batch: Batch) -> Answers:
     buffer = new_buffer()
     answers = []
     for path, size, mtime_ns in batch:

@@ -31,6 +31,11 @@ LENGTH_SIZE = 4
 _FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
+#: path, size in bytes, modification time (ns)
+Batch = list[tuple[str, int, int]]
+Answers = list[tuple[str, int, int, int]]
+
+
 class FileChanged(Exception):
     """A file is not, or no longer, of the size and the time that were found."""
 
@@ -62,7 +67,7 @@ def new_buffer() -> memoryview:
     return memoryview(bytearray(BUFFER_SIZE))
 
 
-def pack(value: object) -> bytes:
+def pack(value: Batch | Answers | None) -> bytes:
     """A message."""
     body = marshal.dumps(value)
     return len(body).to_bytes(LENGTH_SIZE, "little") + body
@@ -73,8 +78,9 @@ def serve(asked: BinaryIO, answered: BinaryIO) -> None:
     buffer = new_buffer()
     while header := asked.read(LENGTH_SIZE):
         files = marshal.loads(asked.read(int.from_bytes(header, "little")))
+        answer: Answers | None
         try:
-            answer: object = [hash_file(*file, buffer) for file in files]
+            answer = [hash_file(path, size, mtime_ns, buffer) for path, size, mtime_ns in files]
         except (FileChanged, OSError):
             answer = None
         answered.write(pack(answer))
@@ -84,6 +90,5 @@ def serve(asked: BinaryIO, answered: BinaryIO) -> None:
 if __name__ == "__main__":
     try:
         serve(sys.stdin.buffer, sys.stdout.buffer)
-    except (EOFError, BrokenPipeError):
-        pass  # whoever asked is gone
-    os._exit(0)  # the interpreter's own shutdown has nothing to do here
+    finally:
+        os._exit(0)  # the interpreter's own shutdown has nothing to do here, and nobody reads complaints

@@ -11,22 +11,17 @@ import subprocess
 import sys
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from ci_plugins.context.hash_helper import LENGTH_SIZE, pack
+from ci_plugins.context.hash_helper import LENGTH_SIZE, Answers, Batch, pack
 
 _PROGRAM = Path(__file__).with_name("hash_helper.py")
 
-#: (path, size, mtime_ns)
-Asked = tuple[str, int, int]
-#: what `hash_file` returns
-Answer = tuple[str, int, int, int]
-
 
 @contextmanager
-def helping(count: int, todo: deque[tuple[int, Sequence[Asked]]], done: dict[int, Sequence[Answer]]) -> Iterator[None]:
+def helping(count: int, todo: deque[tuple[int, Batch]], done: dict[int, Answers]) -> Iterator[None]:
     """Up to `count` processes take numbered batches from the end of `todo` until it is empty, and put what they answer
     into `done`; the caller takes from the beginning meanwhile. Leaving the `with` waits for what they have begun.
 
@@ -67,9 +62,7 @@ def _start() -> subprocess.Popen[bytes]:
     )
 
 
-def _drive(
-    helper: subprocess.Popen[bytes], todo: deque[tuple[int, Sequence[Asked]]], done: dict[int, Sequence[Answer]]
-) -> None:
+def _drive(helper: subprocess.Popen[bytes], todo: deque[tuple[int, Batch]], done: dict[int, Answers]) -> None:
     """Until there is nothing to do, or the helper is gone."""
     assert helper.stdin is not None
     assert helper.stdout is not None

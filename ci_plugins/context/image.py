@@ -55,7 +55,7 @@ class ImageTree:
             missing = [key for key in todo if key not in self._digests]
             files = [self._located(*todo[key]) for key in missing]
             hashed = hash_files([FileToHash(name, status.st_size, status.st_mtime_ns) for name, status in files])
-            self._digests.update(zip(missing, (file.digest for file in hashed), strict=True))
+            self._digests.update(zip(missing, (digest for digest, *_ in hashed), strict=True))
             return [self._digests[one.layer, one.first_name] for _, one in found]
 
     def identity(self, path: str) -> Hashable | None:

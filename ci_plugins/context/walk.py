@@ -23,9 +23,10 @@ from ci_plugins.layer.names import belongs_in_layer
 from ci_plugins.layer.tree import resolve_links
 from ci_plugins.oci import Digest
 
-#: Sockets are missing: like Docker's client, they are left out.
+_FILE = EntryType.FILE
+_NO_DEVICE = (0, 0)
+#: Of all else. Sockets are missing: like Docker's client, they are left out.
 _TYPES = {
-    stat.S_IFREG: EntryType.FILE,
     stat.S_IFDIR: EntryType.DIRECTORY,
     stat.S_IFLNK: EntryType.SYMLINK,
     stat.S_IFCHR: EntryType.CHARACTER,
@@ -78,7 +79,8 @@ class Context:
         if not path:
             return self._root_entry()
         directory, _, name = path.rpartition("/")
-        return self._listing(directory).get(name)
+        listing = self._listings.get(directory)
+        return (listing if listing is not None else self._listing(directory)).get(name)
 
     def children(self, directory: str) -> Sequence[str]:
         return sorted(self._listing(directory))
@@ -114,13 +116,13 @@ class Context:
     def _hashed(self, files: Sequence[FileToHash]) -> list[Digest]:
         """From an earlier build where the file is what it was, else read now."""
         if self._known is None:
-            return [file.digest for file in hash_files(files)]
+            return [digest for digest, *_ in hash_files(files)]
         found = self._known.lookup(self.root, files)
         missing = [file for file in files if file.path not in found]
         began_ns = time.time_ns()
         hashed = hash_files(missing)
         self._known.note(self.root, missing, hashed, began_ns)
-        found |= {file.path: read.digest for file, read in zip(missing, hashed, strict=True)}
+        found |= {file.path: digest for file, (digest, *_) in zip(missing, hashed, strict=True)}
         return [found[file.path] for file in files]
 
     def identity(self, path: str) -> Hashable | None:
@@ -175,24 +177,27 @@ class Context:
     def _scan(self, directory: str) -> Mapping[str, Entry]:
         if directory in self._listings:
             return self._listings[directory]
-        matcher = self.ignore.matcher
-        above = self._match_infos[directory]
+        ignore = self.ignore
+        matcher = ignore.matcher if ignore.rules else None
+        above = self._match_infos[directory] if matcher is not None else ()
         prefix = directory + "/" if directory else ""
         listing: dict[str, Entry] = {}
         try:
             with os.scandir(self._prefix + directory) as found:
                 for item in found:
-                    path = prefix + item.name
-                    excluded, info = matcher.match(path, above)
-                    is_directory = item.is_dir(follow_symlinks=False)
-                    if is_directory:
-                        self._match_infos[path] = info
-                    # an excluded directory is there only for what an exception brings back
-                    if excluded and not (is_directory and matcher.may_except_below(path) and self._scan(path)):
-                        continue
+                    name = item.name
+                    path = prefix + name
+                    if matcher is not None:
+                        excluded, info = matcher.match(path, above)
+                        is_directory = item.is_dir(follow_symlinks=False)
+                        if is_directory:
+                            self._match_infos[path] = info
+                        # an excluded directory is there only for what an exception brings back
+                        if excluded and not (is_directory and matcher.may_except_below(path) and self._scan(path)):
+                            continue
                     entry = self._entry(item, path)
                     if entry is not None:
-                        listing[item.name] = entry
+                        listing[name] = entry
         except FileNotFoundError as error:
             raise ContextChanged(f"{error.filename} went away while the build read the context") from error
         except OSError as error:
@@ -205,22 +210,22 @@ class Context:
 
     def _entry(self, item: os.DirEntry[str], path: str) -> Entry | None:
         status = item.stat(follow_symlinks=False)
-        kind = _TYPES.get(stat.S_IFMT(status.st_mode))
+        format_, mode = stat.S_IFMT(status.st_mode), stat.S_IMODE(status.st_mode)
+        if format_ == stat.S_IFREG:
+            self._inodes[path] = status.st_ino
+            if status.st_nlink > 1:
+                self._identities[path] = (status.st_dev, status.st_ino)
+            xattrs = _xattrs(item.path)
+            return Entry(path, _FILE, mode, 0, 0, status.st_size, status.st_mtime_ns, "", _NO_DEVICE, xattrs)
+        kind = _TYPES.get(format_)
         if kind is None:
             return None
-        link, size, device, xattrs = "", 0, (0, 0), _NONE
-        if kind is EntryType.SYMLINK:
-            link = os.readlink(item.path)
-        else:
-            xattrs = _xattrs(item.path)
-            if kind is EntryType.FILE:
-                size = status.st_size
-                self._inodes[path] = status.st_ino
-                if status.st_nlink > 1:
-                    self._identities[path] = (status.st_dev, status.st_ino)
-            elif kind in (EntryType.CHARACTER, EntryType.BLOCK):
-                device = (os.major(status.st_rdev), os.minor(status.st_rdev))
-        return Entry(path, kind, status.st_mode & 0o7777, 0, 0, size, status.st_mtime_ns, link, device, xattrs)
+        link = os.readlink(item.path) if format_ == stat.S_IFLNK else ""
+        xattrs = _xattrs(item.path) if not link else _NONE
+        device = _NO_DEVICE
+        if format_ in (stat.S_IFCHR, stat.S_IFBLK):
+            device = (os.major(status.st_rdev), os.minor(status.st_rdev))
+        return Entry(path, kind, mode, 0, 0, 0, status.st_mtime_ns, link, device, xattrs)
 
 
 def _xattrs(path: str) -> Mapping[str, bytes]:
