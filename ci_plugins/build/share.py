@@ -68,14 +68,18 @@ class BuildRecords:
         self._options, self._cache, self._layers, self._fetcher = options, cache, layers, fetcher
         self._client, self._uploads = client, uploads
         self._recorder, self._span, self._stop = recorder, span, stop
+        self._sharing = Sharing.of(options, cache)
         #: of executed steps, by key
         self._made: dict[Digest, CacheRecord] = {}
 
     def add(self, record: CacheRecord) -> None:
-        """A step is done. On this machine only: no other can use it before its blobs are in place."""
+        """A step is done and its layer written. On this machine only: no other can use it before its blobs are in
+        place. Its table of contents goes ahead."""
         record = replace(record, scope=self._options.cache_scope)
         self._made[record.key] = record
         self._cache.put_local([record])
+        if self._sharing is not None:
+            self._cache.put_tocs(_tocs([record], self._layers))
 
     def remember(self, plan: Plan, roots: Mapping[Digest, CacheRecord], manifest: Manifest) -> None:
         """The image is in place: its path through the forest, here, and where others read it."""
@@ -83,8 +87,8 @@ class BuildRecords:
         names = image_names(self._options)
         images = [ImageRecord(name, manifest.descriptor.digest, plan.path(), now, scope) for name in names]
         self._cache.put_local([], images)
-        if sharing := Sharing.of(self._options, self._cache):
-            self._share(plan, roots, images[: len(self._options.tags)], sharing)
+        if self._sharing is not None:
+            self._share(plan, roots, images[: len(self._options.tags)], self._sharing)
 
     def _share(
         self, plan: Plan, roots: Mapping[Digest, CacheRecord], images: Sequence[ImageRecord], sharing: Sharing

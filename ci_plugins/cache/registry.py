@@ -18,11 +18,13 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 from typing import TypeVar
 
 from ci_plugins.cache.forest import Node, first_of_names, is_what_it_says, newest_first, to_prune
-from ci_plugins.cache.record import KEY_VERSION, CacheRecord, ImageRecord
+from ci_plugins.cache.record import KEY_VERSION, CacheRecord, ImageRecord, RecordedLayer
 from ci_plugins.cache.registry_documents import (
+    EMPTY,
     Entry,
     as_held,
     image_tag,
@@ -37,11 +39,12 @@ from ci_plugins.cache.registry_documents import (
     write_image,
     write_record,
 )
-from ci_plugins.cache.registry_repository import BlobMissing, CacheRepository
+from ci_plugins.cache.registry_repository import Batch, BlobMissing, CacheRepository
 from ci_plugins.cache.registry_snapshots import Snapshots
 from ci_plugins.cache.store import Pruned, RecordsLeftOut
 from ci_plugins.errors import RegistryUnreachable
-from ci_plugins.oci import Descriptor, Digest
+from ci_plugins.layer.toc import MEDIA_TYPE
+from ci_plugins.oci import Descriptor, Digest, sha256_digest
 from ci_plugins.storage.registry import RegistryClient
 
 A = TypeVar("A")
@@ -79,8 +82,9 @@ class RegistryStore:
         self._patience, self._touch_every, self._clock = patience, touch_every, clock
         self._snapshots = Snapshots(self._repository, patience)
         self._lock = threading.Lock()
-        #: tables of contents that no record names yet
+        #: tables of contents that no record names yet, and those that are on their way
         self._staged: dict[Digest, bytes] = {}
+        self._sending: dict[Digest, Batch[bytes, bool]] = {}
 
     @property
     def name(self) -> str:
@@ -111,10 +115,8 @@ class RegistryStore:
         if not records and not images:
             return
         self._together(lambda _: self._repository.hold_empty(), [None])
-        stored = self._together(self._store, records)
-        self._together(
-            lambda image: self._repository.put(image_tag(image.scope, image.name), write_image(image)), images
-        )
+        works = [partial(self._store, record) for record in records] + [partial(self._store_image, i) for i in images]
+        stored = self._together(lambda work: work(), works)[: len(records)]
         written: dict[str, list[Entry]] = defaultdict(list)
         for record, entry in zip(records, stored, strict=True):
             if entry:
@@ -139,9 +141,11 @@ class RegistryStore:
         return {item.digest: data for (item, _), data in zip(wanted, answers, strict=True) if data is not None}
 
     def put_tocs(self, tocs: Mapping[Digest, bytes]) -> None:
-        """Sent with the first record that names them: before that, garbage collection would take them."""
+        """Begins to send them. If garbage collection takes one before a record names it, it is sent again."""
         with self._lock:
-            self._staged.update(tocs)
+            for digest in tocs.keys() - self._staged.keys():
+                self._staged[digest] = tocs[digest]
+                self._sending[digest] = Batch(self._send_toc, [tocs[digest]])
 
     def close(self) -> None:
         """Sees to it that this process's records have stayed in the snapshots."""
@@ -209,30 +213,45 @@ class RegistryStore:
 
     def _store(self, record: CacheRecord) -> Entry | None:
         """None if its layer cannot be held here."""
+        try:
+            return self._write(record)
+        except BlobMissing:  # collected since it was seen
+            tocs = [layer.toc for layer in _layers(record) if layer.toc]
+            self._repository.forget([EMPTY, *tocs, *([record.layer.descriptor] if record.layer else [])])
+        try:
+            self._repository.hold_empty()
+            return self._write(record)
+        except BlobMissing:
+            return None
+
+    def _write(self, record: CacheRecord) -> Entry | None:
         blobs: list[Descriptor] = []
         if record.layer:
             blobs.append(as_held(record.layer.descriptor))
             if not self._repository.hold(blobs[0], record.repositories):
                 return None
-        for layer in (*([record.layer] if record.layer else []), *record.base):
-            if layer.toc and self._hold_toc(layer.toc, record.repositories):
-                blobs.append(as_held(layer.toc))
+        tocs = [layer.toc for layer in _layers(record) if layer.toc]
+        blobs += [as_held(toc) for toc in tocs if self._hold_toc(toc, record.repositories)]
         now = round(self._clock(), 3)
         entry = Entry(record.key, KEY_VERSION, now, record.to_json(), tuple(dict.fromkeys(blobs)))
-        try:
-            self._repository.put(record_tag(record.scope, record.key), write_record(record.scope, entry))
-        except BlobMissing:  # collected since it was seen
-            return None
+        self._repository.put(record_tag(record.scope, record.key), write_record(record.scope, entry))
+        with self._lock:
+            for toc in tocs:
+                self._staged.pop(toc.digest, None)
         return replace(entry, text=_in_snapshot(record).to_json())
+
+    def _store_image(self, image: ImageRecord) -> None:
+        self._repository.put(image_tag(image.scope, image.name), write_image(image))
 
     def _hold_toc(self, toc: Descriptor, repositories: Sequence[str]) -> bool:
         with self._lock:
-            data = self._staged.get(toc.digest)
-        held = self._repository.hold(toc, repositories, data)
-        if held and data is not None:
-            with self._lock:
-                self._staged.pop(toc.digest, None)
-        return held
+            data, sending = self._staged.get(toc.digest), self._sending.pop(toc.digest, None)
+        if sending is not None:
+            sending.wait(self._patience)  # what went wrong goes wrong once more, or does not
+        return self._repository.hold(toc, repositories, data)
+
+    def _send_toc(self, data: bytes) -> bool:
+        return self._repository.hold(Descriptor(MEDIA_TYPE, sha256_digest(data), len(data)), data=data)
 
     def _one(self, place: tuple[str, Digest]) -> Entry | None:
         raw = self._repository.get(record_tag(*place))
@@ -291,6 +310,10 @@ class RegistryStore:
 
     def _together(self, work: Callable[[A], B], items: Sequence[A]) -> list[B]:
         return self._repository.together(work, items, self._patience)
+
+
+def _layers(record: CacheRecord) -> tuple[RecordedLayer, ...]:
+    return (*([record.layer] if record.layer else []), *record.base)
 
 
 def _explained(records: Sequence[CacheRecord], store: str) -> str:

@@ -106,10 +106,10 @@ class CacheRepository:
     def hold(self, blob: Descriptor, repositories: Iterable[str] = (), data: bytes | None = None) -> bool:
         """Whether the repository has the blob, in the end: it is sent if its bytes are given, else taken over from
         one of the repositories ("host/name")."""
-        if self._destination.has_blob(blob):
-            return True
         if data is not None:
             self._destination.put_blob(_Bytes(blob, data), Recorder().begin("upload", blob.digest))
+            return True
+        if self._destination.has_blob(blob):
             return True
         for place in repositories:
             registry, _, repository = place.partition("/")
@@ -129,7 +129,16 @@ class CacheRepository:
 
     def has_now(self, blob: Descriptor) -> bool:
         """Asked of the registry, whatever it said before."""
-        return RegistryDestination(self._client, self._repository).has_blob(blob)
+        return self._destination.has_now(blob)
+
+    def note_empty(self) -> None:
+        """A manifest of ours was read: what each of them names is there."""
+        self._client.note_seen(self._repository, EMPTY)
+
+    def forget(self, blobs: Iterable[Descriptor]) -> None:
+        """Whether they are there is asked anew."""
+        for blob in blobs:
+            self._client.forget_seen(self._repository, blob)
 
     def blob(self, blob: Descriptor, repositories: Iterable[str]) -> bytes | None:
         """The bytes, from here or from one of the repositories ("host/name"), verified. None if nobody has them."""
@@ -175,7 +184,7 @@ class CacheRepository:
         """The results in the order of the items. Raises CacheUnavailable when one fails, and when they are not all
         done after so many seconds: then they are left behind, in threads that do not keep the process alive."""
         with self._errors():
-            return _Batch(work, items).results(seconds)
+            return Batch(work, items).results(seconds)
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
@@ -210,7 +219,7 @@ def _fetched(client: RegistryClient, repository: str, blob: Descriptor) -> bytes
     return bytes(data) if is_what_it_says(bytes(data), blob) else None
 
 
-class _Batch(Generic[A, B]):
+class Batch(Generic[A, B]):
     """Work for many threads, of which none is waited for longer than it is worth."""
 
     def __init__(self, work: Callable[[A], B], items: Sequence[A]) -> None:
@@ -232,6 +241,11 @@ class _Batch(Generic[A, B]):
         if self._error is not None:
             raise self._error
         return [self._results[number] for number in sorted(self._results)]
+
+    def wait(self, seconds: float) -> None:
+        """Until all is done, or one has failed, or no longer than this."""
+        if self._missing:
+            self._finished.wait(seconds)
 
     def _run(self) -> None:
         while not self._finished.is_set():

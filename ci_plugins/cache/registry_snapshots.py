@@ -44,6 +44,10 @@ class Snapshots:
         self._repository, self._patience = repository, patience
         self._writing = threading.Lock()
         self._known: dict[str, Snapshot] = {}
+        #: the last that was read or written, by scope: mostly it is still that
+        self._read_before: dict[str, tuple[bytes, Snapshot]] = {}
+        #: how this process has left it, by scope
+        self._left: dict[str, Snapshot] = {}
         #: what this process has written, by scope: it has to be in the snapshot in the end
         self._own: dict[str, dict[Digest, Entry]] = {}
         #: scopes in which another writer was met
@@ -61,9 +65,10 @@ class Snapshots:
         return self._together(self._read, [scope])[0]
 
     def add(self, scope: str, entries: Iterable[Entry]) -> None:
+        """`settle` finds out whether they have stayed."""
         with self._writing:
             self._own.setdefault(scope, {}).update({entry.key: entry for entry in entries})
-            self._publish(scope, set())
+            self._publish(scope, set(), until_seen=False)
 
     def drop(self, scope: str, keys: Collection[Digest]) -> None:
         with self._writing:
@@ -75,35 +80,46 @@ class Snapshots:
     def settle(self) -> None:
         """A last look whether all that was added is there: a writer who began earlier may have ended later."""
         with self._writing:
-            if self._contended:
-                time.sleep(_SETTLE * random.uniform(0.5, 1.0))
             for scope in self._own:
                 self._publish(scope, set())
+            if self._contended:
+                time.sleep(_SETTLE * random.uniform(0.5, 1.0))
+                for scope in self._own:
+                    self._publish(scope, set())
             self._own.clear()
 
     # -- writing ----------------------------------------------------------------------------------------------------
 
-    def _publish(self, scope: str, gone: set[Digest]) -> None:
-        """Write until what is there has all of this process's entries and none of those that are gone."""
-        written: Snapshot | None = None
+    def _publish(self, scope: str, gone: set[Digest], *, until_seen: bool = True) -> None:
+        """Write until what is there has all of this process's entries and none of those that are gone, or once."""
         for attempt in range(_ATTEMPTS + 1):
             current = self.read(scope)
-            if written is not None and current.entries != written.entries:
-                self._contended.add(scope)
+            if self._is_contended(current) and attempt:
                 time.sleep(random.uniform(0, min(_LONGEST_WAIT, _FIRST_WAIT * 2**attempt)))
+                current = self.read(scope)  # what is written shall be old by one request, not by the wait
             if not current.known:
                 current = self._recovered(scope)
             raw, wanted = write_snapshot(scope, self._merged(current, gone), current.complete and attempt < _ATTEMPTS)
             if current.known and wanted.entries == current.entries:
-                self._known[scope] = current
+                self._known[scope] = self._left[scope] = current
                 return
             try:
                 self._together(lambda raw: self._repository.put(snapshot_tag(scope), raw), [raw])
-                self._known[scope] = written = wanted
+                self._known[scope] = self._left[scope] = wanted
+                self._read_before[scope] = raw, wanted
+                if not until_seen:
+                    return
             except CacheUnavailable as error:
                 if not isinstance(error.__cause__, BlobMissing) or not (lost := self._without_blobs(wanted)):
                     raise
                 gone |= lost
+
+    def _is_contended(self, current: Snapshot) -> bool:
+        left = self._left.get(current.scope)
+        if left is None or left.entries == current.entries:
+            return False
+        self._contended.add(current.scope)
+        return True
 
     def _merged(self, current: Snapshot, gone: Collection[Digest]) -> list[Entry]:
         entries = dict(current.entries)
@@ -129,7 +145,14 @@ class Snapshots:
         raw = self._repository.get(snapshot_tag(scope))
         if raw is None:
             return Snapshot(scope, {}, complete=True, known=False)
-        return read_snapshot(raw, scope) or Snapshot(scope, {}, complete=False, known=False)
+        before = self._read_before.get(scope)
+        if before is not None and before[0] == raw:
+            return before[1]
+        snapshot = read_snapshot(raw, scope) or Snapshot(scope, {}, complete=False, known=False)
+        if snapshot.known:
+            self._repository.note_empty()
+            self._read_before[scope] = raw, snapshot
+        return snapshot
 
     def _recovered(self, scope: str) -> Snapshot:
         """What a new snapshot begins with: the records of the one that was lost, if there was one."""

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -19,7 +20,7 @@ from ci_plugins.cache.registry import RegistryStore
 from ci_plugins.cache.registry_documents import MOST_RECORDS, record_tag, snapshot_tag
 from ci_plugins.cache.store import RecordsLeftOut
 from ci_plugins.oci import media, sha256_digest
-from ci_plugins.storage.registry import RegistryClient
+from ci_plugins.storage.registry import RegistryClient, RegistryDestination
 from tests.cache_suite import blob, image, key, layer_of, put, record
 from tests.integration.test_cache_stores import RegistryPlace
 from tests.servers import DockerRegistry
@@ -71,9 +72,39 @@ def test_putting_what_is_there_writes_no_snapshot(place: RegistryPlace) -> None:
     store.touch([key(1)], "main")
     assert client.seen == []
     store.put([record(2)])
-    # the record; the snapshot read, written, read again; nothing that was seen before
+    store.close()
+    # the record; the snapshot read, written, in the end read again; nothing that was seen before
     kinds = [line.partition(" ")[0] for line in client.seen]
     assert kinds == ["PUT", "GET", "PUT", "GET"]
+
+
+def test_what_a_push_has_seen_is_not_asked_for_again(place: RegistryPlace) -> None:
+    """The client is that of the push, and a snapshot that was read has what every record needs."""
+    place.hold([blob(1)])
+    put(place, record(0))
+    client = CountingClient(place.registry.host)
+    assert RegistryDestination(client, place.repository).has_blob(layer_of(blob(1)).descriptor)
+    client.seen.clear()
+    with closing(RegistryStore(client, place.repository)) as store:
+        assert store.lookup([key(0)], ["main"])
+        store.put([record(1, 0, layer=layer_of(blob(1)))], [image("app", 0, 1)])
+    assert [line.partition(" ")[0] for line in client.seen] == ["GET", "PUT", "PUT", "GET", "PUT", "GET"]
+
+
+def test_a_table_of_contents_goes_ahead_of_its_record(place: RegistryPlace) -> None:
+    place.hold([blob(1)])
+    layer = layer_of(blob(1), b"its toc")
+    assert layer.toc
+    with closing(place.open()) as store:
+        store.put_tocs({layer.toc.digest: b"its toc"})
+        until = time.monotonic() + 10
+        while requests.head(place.url(f"blobs/{layer.toc.digest}")).status_code != 200:
+            assert time.monotonic() < until, "nothing is sent before there is a record"
+            time.sleep(0.01)
+        requests.delete(place.url(f"blobs/{layer.toc.digest}")).raise_for_status()  # as garbage collection would
+        store.put([record(1, layer=layer)])
+    with closing(place.open()) as store:
+        assert store.tocs([(layer.toc, [])]) == {layer.toc.digest: b"its toc"}
 
 
 def test_blobs_are_taken_over_from_other_repositories(registry: DockerRegistry, place: RegistryPlace) -> None:

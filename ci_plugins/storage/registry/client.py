@@ -9,6 +9,7 @@ from urllib.parse import urljoin, urlsplit
 import requests
 
 from ci_plugins.errors import AuthenticationFailed, RegistryError
+from ci_plugins.oci import Descriptor, Digest
 from ci_plugins.storage.registry.answers import Answer, check, refusal, without_query
 from ci_plugins.storage.registry.auth import Authorizer, Scopes
 from ci_plugins.storage.registry.credentials import CredentialStore
@@ -46,6 +47,8 @@ class RegistryClient:
         self._auth = Authorizer(registry, self.base, self.transport, credentials)
         self._on_retry = on_retry
         self._lock = threading.Lock()
+        #: blobs the registry has told us it has: (repository, digest, size)
+        self._seen: set[tuple[str, Digest, int]] = set()
 
     def url(self, repository: str, rest: str) -> str:
         return f"{self.base}/v2/{repository}/{rest}"
@@ -113,6 +116,19 @@ class RegistryClient:
         with self._lock:
             self.retries += 1
         self._on_retry(retry)
+
+    def has_seen(self, repository: str, blob: Descriptor) -> bool:
+        """Whether the registry has said that the blob is there, to whoever shares this client."""
+        with self._lock:
+            return (repository, blob.digest, blob.size) in self._seen
+
+    def note_seen(self, repository: str, blob: Descriptor) -> None:
+        with self._lock:
+            self._seen.add((repository, blob.digest, blob.size))
+
+    def forget_seen(self, repository: str, blob: Descriptor) -> None:
+        with self._lock:
+            self._seen.discard((repository, blob.digest, blob.size))
 
     def close(self) -> None:
         self.transport.close()

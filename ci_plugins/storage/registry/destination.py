@@ -17,14 +17,13 @@ from ci_plugins.storage.registry.upload import Upload, blob_size
 
 
 class RegistryDestination:
-    """One repository. Thread safe; what was seen there once is not asked for again."""
+    """One repository. Thread safe; what was seen there once, with the same client, is not asked for again."""
 
     def __init__(self, client: RegistryClient, repository: str) -> None:
         self._client = client
         self._repository = repository
         self._scopes: Scopes = frozenset({push_scope(repository)})
         self._lock = threading.Lock()
-        self._confirmed: set[tuple[Digest, int]] = set()
         #: uploads that refused mounts have opened, by digest
         self._sessions: dict[Digest, str] = {}
 
@@ -34,16 +33,17 @@ class RegistryDestination:
 
     def has_blob(self, descriptor: Descriptor) -> bool:
         """Whether the registry has it with this size: a truncated one does not count."""
-        with self._lock:
-            if (descriptor.digest, descriptor.size) in self._confirmed:
-                return True
+        return self._client.has_seen(self._repository, descriptor) or self.has_now(descriptor)
+
+    def has_now(self, descriptor: Descriptor) -> bool:
+        """The same, asked of the registry whatever it said before."""
         size = self._client.policy.run(
             lambda: blob_size(self._client, self._repository, self._scopes, descriptor.digest),
             self._client.note_retry,
         )
         if size not in (descriptor.size, -1):
             return False
-        self._confirm(descriptor)
+        self._client.note_seen(self._repository, descriptor)
         return True
 
     def mount_blob(self, descriptor: Descriptor, origin: Reference) -> bool:
@@ -71,7 +71,7 @@ class RegistryDestination:
             session = self._sessions.pop(known.digest, None) if known is not None else None
         descriptor = Upload(self._client, self._repository, self._scopes, source, span, session).run()
         span.set(result="uploaded")
-        self._confirm(descriptor)
+        self._client.note_seen(self._repository, descriptor)
         return descriptor
 
     def manifest_digest(self, tag: str) -> str | None:
@@ -105,7 +105,3 @@ class RegistryDestination:
                 f"{self.name} stored the manifest {tag or digest} as {stored}, not as {digest}",
                 remedy="The registry is broken or something in front of it is: do not use this tag; push again.",
             )
-
-    def _confirm(self, descriptor: Descriptor) -> None:
-        with self._lock:
-            self._confirmed.add((descriptor.digest, descriptor.size))

@@ -11,11 +11,12 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
-from typing import TypeVar
-
-import tenacity
+from typing import TYPE_CHECKING, TypeVar
 
 from ci_plugins.errors import CiPluginsError
+
+if TYPE_CHECKING:
+    import tenacity
 
 T = TypeVar("T")
 
@@ -79,6 +80,23 @@ class RetryPolicy:
         `mark` tells progress: a failure after which it has another value than before counts as the first again.
         """
         patience = _Patience(self, mark)
+        try:
+            return attempt()
+        except TransientFailure as failure:
+            return self._run_again(failure, attempt, on_retry, patience)
+
+    def _run_again(
+        self, first: TransientFailure, attempt: Callable[[], T], on_retry: Callable[[Retry], None], patience: _Patience
+    ) -> T:
+        import tenacity  # most requests are answered at once
+
+        failed = [first]
+
+        def attempts() -> T:
+            if failed:
+                raise failed.pop()
+            return attempt()
+
         retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception_type(TransientFailure),
             wait=patience.wait,
@@ -88,7 +106,7 @@ class RetryPolicy:
             reraise=True,
         )
         try:
-            return retrying(attempt)
+            return retrying(attempts)
         except TransientFailure as failure:
             raise failure.error from failure.__cause__
 
