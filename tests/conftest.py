@@ -1,4 +1,4 @@
-"""For all tests: the option --nightly, hypothesis without a clock, and nothing of the CI the tests themselves run in."""
+"""For all tests: the option --nightly, hypothesis without a clock, and nothing of the CI they themselves run in."""
 
 from __future__ import annotations
 
