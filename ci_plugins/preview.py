@@ -136,7 +136,7 @@ class _Preview:
         shared = {layer.diff_id for record in records for layer in (*record.base, record.layer) if layer and layer.toc}
         return AtHand(
             blob=self.store.has,
-            snapshot=lambda chain: self.layers.snapshot(chain) is not None,
+            snapshot=self.layers.has_snapshot,
             contents=lambda diff_id: diff_id in shared or self.layers.toc(diff_id) is not None,
         )
 

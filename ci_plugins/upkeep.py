@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from functools import cache, partial
 from pathlib import Path
 
@@ -14,17 +15,25 @@ from ci_plugins.cache.find import Chain, find_chain
 from ci_plugins.cache.layers import LayerCache
 from ci_plugins.cache.memory import MemoryStore
 from ci_plugins.cache.open import open_store
-from ci_plugins.cache.record import RecordedLayer
+from ci_plugins.cache.prune_layers import Needed, prune_blobs, prune_layers
+from ci_plugins.cache.record import CacheRecord, RecordedLayer
+from ci_plugins.cache.removal import Freed
 from ci_plugins.cache.sqlite import SqliteStore
 from ci_plugins.cache.store import CacheStore, CacheUnavailable, Pruned
 from ci_plugins.cache.tree import ScopeTree, forest
 from ci_plugins.cache.verify import Here, Verified
 from ci_plugins.cache.verify import verify as verify_store
-from ci_plugins.errors import StateError
+from ci_plugins.errors import CiPluginsError, EngineUnavailable, StateError
+from ci_plugins.mounts.manager import DEFAULT_LIMITS
+from ci_plugins.mounts.open import open_chunks
+from ci_plugins.mounts.slots import remove_unused
 from ci_plugins.oci import Descriptor, Digest, Reference
 from ci_plugins.options.settings import CacheOptions
 from ci_plugins.storage.local import LocalStore
 from ci_plugins.storage.registry import RegistryClient, RegistryListing
+
+#: Seconds without use after which goes what no record stands for, where no --older-than says it.
+_UNCLAIMED = 7 * 86400.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +47,12 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Forgotten:
-    """`freed` bytes were removed from this machine: blobs that no step stands for any more."""
+    """What a prune took from the index, and what could be removed then: from this machine, or from the place that was
+    named."""
 
     store: str
     pruned: Pruned
-    freed: int
+    freed: Freed
 
 
 def tree(options: CacheOptions) -> tuple[str, tuple[ScopeTree, ...]]:
@@ -61,16 +71,20 @@ def why(options: CacheOptions) -> Found:
 
 
 def prune(options: CacheOptions) -> Forgotten:
-    age = options.older_than
-    with _opened(options) as (store, _):
+    """What no record stands for any more goes too; builds may be running meanwhile."""
+    limit = None if options.older_than is None else time.time() - options.older_than
+    with _opened(options) as (store, client):
         before = _layers(store)
+        files = options.state / "index.sqlite.toc" if _is_local(options) else None
+        tocs = _size(files)
         pruned = store.prune(
-            older_than=datetime.now(UTC) - timedelta(seconds=age) if age is not None else None,
-            max_size=options.max_size,
+            older_than=None if limit is None else datetime.fromtimestamp(limit, UTC), max_size=options.max_size
         )
-        gone = before.keys() - _layers(store).keys()
-        local = _Local(options.state) if _is_local(options) else None
-        freed = sum(local.remove(before[digest]) for digest in gone) if local else 0
+        if not _is_local(options):
+            return Forgotten(store.name, pruned, _prune_saved_mounts(options, limit, client))
+        freed = Freed(tocs - _size(files))
+        if options.state.is_dir():
+            freed += _prune_state(options.state, list(before.values()), _records(store), limit)
         return Forgotten(store.name, pruned, freed)
 
 
@@ -119,10 +133,25 @@ def _store(options: CacheOptions, client: Callable[[str], RegistryClient]) -> Ca
     return SqliteStore(index) if index.exists() else MemoryStore()
 
 
+def _records(store: CacheStore) -> list[CacheRecord]:
+    return [record for scope in store.scopes() for record in store.records([scope])]
+
+
 def _layers(store: CacheStore) -> dict[Digest, RecordedLayer]:
     """Those of all steps, by the digests of their blobs."""
-    records = [record for scope in store.scopes() for record in store.records([scope])]
-    return {record.layer.descriptor.digest: record.layer for record in records if record.layer}
+    return {record.layer.descriptor.digest: record.layer for record in _records(store) if record.layer}
+
+
+def _prune_saved_mounts(options: CacheOptions, limit: float | None, client: Callable[[str], RegistryClient]) -> Freed:
+    """In the place beside a cache, if mounts were ever saved there."""
+    kind, _, path = options.cache.partition(":")
+    if kind == "sqlite" and not Path(f"{path}.mounts").is_dir():
+        return Freed()
+    try:
+        chunks = open_chunks(options.cache, None, client)
+        return chunks.prune(limit or 0.0) if chunks else Freed()
+    except CiPluginsError as error:
+        return Freed(problems=(f"saved cache mounts: {error.message}",))
 
 
 def _has_blob(client: Callable[[str], RegistryClient], place: str, blob: Descriptor) -> bool:
@@ -135,6 +164,37 @@ def _has_blob(client: Callable[[str], RegistryClient], place: str, blob: Descrip
 
 def _never(layer: RecordedLayer) -> bool:
     return False
+
+
+def _prune_state(
+    state: Path, before: Sequence[RecordedLayer], records: Sequence[CacheRecord], limit: float | None
+) -> Freed:
+    """`before` are the layers of steps there were, `records` those there are."""
+    since = time.time() - _UNCLAIMED if limit is None else limit
+    kept = [layer for record in records for layer in (*record.base, record.layer) if layer]
+    spools = _size(state / "spool")
+    LocalStore(state)  # what builds that were killed have left is removed when a state is opened
+    freed = Freed(spools - _size(state / "spool")) + LayerCache(state).abandoned
+    if any((state / "scratch").glob("run-*")):
+        from ci_plugins.engine.native import NativeEngine
+
+        with suppress(EngineUnavailable):
+            NativeEngine(state / "scratch")
+    blobs = {layer.descriptor.digest for layer in kept}
+    gone = {layer.descriptor.digest for layer in before} - blobs
+    freed += prune_blobs(state / "blobs" / "sha256", Needed(blobs, gone, since))
+    layers = {layer.diff_id for layer in kept}
+    freed += prune_layers(state, Needed(layers, {layer.diff_id for layer in before} - layers, since))
+    return freed + remove_unused(state / "mounts", time.time() - DEFAULT_LIMITS.age if limit is None else limit)
+
+
+def _size(directory: Path | None) -> int:
+    """Bytes of the files of a directory on disk."""
+    total = 0
+    for path in directory.iterdir() if directory and directory.is_dir() else ():
+        with suppress(FileNotFoundError):
+            total += path.stat().st_blocks * 512
+    return total
 
 
 class _Local:
@@ -160,10 +220,3 @@ class _Local:
 
     def has_toc(self, layer: RecordedLayer) -> bool:
         return self._layers is not None and self._layers.toc(layer.diff_id) is not None
-
-    def remove(self, layer: RecordedLayer) -> int:
-        """The bytes that were freed."""
-        if not self.has(layer) or self._blobs is None:
-            return 0
-        self._blobs.remove(layer.descriptor.digest)
-        return layer.descriptor.size

@@ -1,25 +1,28 @@
 """Layers on this machine: tables of contents by DiffID, snapshots by ChainID.
 
     toc/<hex of DiffID>             a Toc's bytes
-    snapshots/data/<random>/fs      an extracted layer, ready to be an overlay lower directory
-    snapshots/data/<random>/lock    held while the directory is being filled or used
+    snapshots/data/<random>/        its time is that of the last use
+        fs                          an extracted layer, ready to be an overlay lower directory
+        lock                        held, shared, by who fills or uses the directory; exclusively by who removes it
+        layer                       the DiffID
     snapshots/by-chain/<hex>        symlink to a complete `data/<random>`
 
-A snapshot gets its name last, by an atomic symlink: what has a name is complete. Directories without a name and
-without a living owner are left-overs of a killed build and removed when the store opens. The directory `data` itself
-is locked while a snapshot is made, or left-overs are looked for: no new one is taken for abandoned.
+A snapshot gets its name last, by an atomic symlink: what has a name is complete; and it loses it first. Directories
+without a name and without a living owner are left-overs of a killed build and removed when the store opens. The
+directory `data` itself is locked while a snapshot is made, or what nobody uses is looked for: no new one is taken for
+abandoned. Locks are flock(2)'s: they end with the process.
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
-import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from ci_plugins.cache.removal import Freed, remove_tree
 from ci_plugins.errors import CorruptLayer, state_errors
 from ci_plugins.layer.toc import MEDIA_TYPE, Toc
 from ci_plugins.oci import Descriptor, Digest, hex_of, sha256_digest
@@ -35,10 +38,13 @@ class LayerCache:
         self._loaded: dict[Digest, Toc] = {}
         self._lock = threading.Lock()
         self._open: list[NewSnapshot] = []
+        #: locks on snapshots in use, by the names of their directories
+        self._used: dict[str, int] = {}
         with state_errors(root):
             for directory in (self._tocs, self._data, self._chains):
                 directory.mkdir(parents=True, exist_ok=True)
-            self._remove_abandoned()
+            #: what a build that was killed had left
+            self.abandoned = self._remove_abandoned()
 
     # -- tables of contents -----------------------------------------------------------------------------------------
 
@@ -76,18 +82,31 @@ class LayerCache:
     # -- snapshots --------------------------------------------------------------------------------------------------
 
     def snapshot(self, chain: Digest) -> Path | None:
-        """The directory of a complete snapshot."""
-        link = self._chains / hex_of(chain)
-        try:
-            directory = self._data / os.readlink(link).rpartition("/")[2] / "fs"
-        except OSError:
-            return None
-        return directory if directory.is_dir() else None
+        """The directory of a complete snapshot. It stays there until this cache is closed."""
+        while (name := self._name(chain)) is not None:
+            with self._lock:
+                if name in self._used:
+                    break
+                if (lock := _lock(self._data / name, fcntl.LOCK_SH)) is None:
+                    return None  # somebody is removing it
+                if self._name(chain) == name:
+                    self._used[name] = lock
+                    with suppress(OSError):  # not ours to write: then it is prune that cannot know
+                        os.utime(self._data / name)
+                    break
+                os.close(lock)  # it was removed, or replaced, before it was ours
+        directory = self._data / name / "fs" if name else None
+        return directory if directory and directory.is_dir() else None
+
+    def has_snapshot(self, chain: Digest) -> bool:
+        """Whether there is one now; it is neither used nor kept."""
+        name = self._name(chain)
+        return name is not None and (self._data / name / "fs").is_dir()
 
     def new_snapshot(self) -> NewSnapshot:
         """An empty directory, this build's own until it is published or the cache is closed."""
         with state_errors(self._data):
-            new = NewSnapshot(self._data, self._chains)
+            new = NewSnapshot(self._data, self._chains, self._diff_id)
         with self._lock:
             self._open.append(new)
         return new
@@ -96,44 +115,52 @@ class LayerCache:
         """Remove what was not published. Nothing may use a snapshot of this build any more."""
         with self._lock:
             opened, self._open = self._open, []
+            used, self._used = self._used, {}
         for new in opened:
             new.discard()
-
-    def _remove_abandoned(self) -> None:
-        named = self._named()
-        suspects = [directory for directory in self._data.iterdir() if directory.name not in named]
-        if not suspects:
-            return
-        with _locked(self._data, fcntl.LOCK_EX):
-            abandoned = [(directory, lock) for directory in suspects if (lock := _try_lock(directory)) is not None]
-        # Again, now that nobody else can name them: an owner may have done so and ended since.
-        named = self._named()
-        for directory, lock in abandoned:
-            if directory.name not in named:
-                shutil.rmtree(directory, ignore_errors=True)
+        for lock in used.values():
             os.close(lock)
 
-    def _named(self) -> set[str]:
-        names = set()
-        for link in self._chains.iterdir():
-            with suppress(OSError):  # gone meanwhile, or not a link: then it names nothing
-                names.add(os.readlink(link).rpartition("/")[2])
-        return names
+    def _name(self, chain: Digest) -> str | None:
+        try:
+            return os.readlink(self._chains / hex_of(chain)).rpartition("/")[2]
+        except OSError:
+            return None
+
+    def _diff_id(self, toc: Toc) -> Digest | None:
+        """The layer whose table of contents this very one is: it was put before the snapshot is published."""
+        with self._lock:
+            return next((diff_id for diff_id, known in self._loaded.items() if known is toc), None)
+
+    def _remove_abandoned(self) -> Freed:
+        named = set(names_of(self._chains))
+        suspects = [directory for directory in self._data.iterdir() if directory.name not in named]
+        if not suspects:
+            return Freed()
+        freed = Freed()
+        with unused(self._data, suspects) as abandoned:
+            # Again, now that nobody else can name them: an owner may have done so and ended since.
+            named = set(names_of(self._chains))
+            for directory in abandoned:
+                if directory.name not in named:
+                    removed = remove_tree(directory)
+                    freed += Freed(removed.bytes, problems=(removed.problem,) if removed.problem else ())
+        return freed
 
 
 class NewSnapshot:
     """A directory being filled. It is usable at once (by the next step), and found by later builds once `publish`
     has given it its name. `discard` removes it, unless it was published."""
 
-    def __init__(self, data: Path, chains: Path) -> None:
+    def __init__(self, data: Path, chains: Path, diff_id: Callable[[Toc], Digest | None]) -> None:
         self._directory = data / os.urandom(8).hex()
-        self._chains = chains
+        self._chains, self._diff_id = chains, diff_id
         self._published = False
         self._discarded = False
         with _locked(data, fcntl.LOCK_SH):
             (self._directory / "fs").mkdir(parents=True)
             self._lock = os.open(self._directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            fcntl.flock(self._lock, fcntl.LOCK_EX)
+            fcntl.flock(self._lock, fcntl.LOCK_SH)
 
     @property
     def path(self) -> Path:
@@ -144,6 +171,8 @@ class NewSnapshot:
         that does not hold what `toc` says loses it."""
         name, target = self._chains / hex_of(chain), f"../data/{self._directory.name}"
         with state_errors(self._chains):
+            if diff_id := self._diff_id(toc):
+                (self._directory / "layer").write_text(diff_id)
             try:
                 os.symlink(target, name)
             except FileExistsError:
@@ -160,8 +189,29 @@ class NewSnapshot:
             return
         self._discarded = True
         if not self._published:
-            shutil.rmtree(self._directory, ignore_errors=True)
+            remove_tree(self._directory)
         os.close(self._lock)
+
+
+def names_of(chains: Path) -> dict[str, Path]:
+    """The directories that have a name, with the symlink that is it."""
+    names = {}
+    for link in chains.iterdir():
+        with suppress(OSError):  # gone meanwhile, or not a link: then it names nothing
+            names[os.readlink(link).rpartition("/")[2]] = link
+    return names
+
+
+@contextmanager
+def unused(data: Path, directories: Iterable[Path]) -> Iterator[list[Path]]:
+    """Those of these directories below `data` that nobody fills or uses; nobody can begin to until the end."""
+    with _locked(data, fcntl.LOCK_EX):
+        locks = {path: lock for path in directories if (lock := _lock(path, fcntl.LOCK_EX)) is not None}
+    try:
+        yield list(locks)
+    finally:
+        for lock in locks.values():
+            os.close(lock)
 
 
 @contextmanager
@@ -174,14 +224,16 @@ def _locked(directory: Path, how: int) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _try_lock(directory: Path) -> int | None:
-    """The lock of a snapshot nobody owns; None if somebody does, or it is gone."""
+def _lock(directory: Path, how: int) -> int | None:
+    """The lock of a snapshot; None if somebody has it otherwise, or there is none. To remove one that has no lock yet,
+    it gets one."""
     try:
-        descriptor = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except (FileNotFoundError, NotADirectoryError):
+        flags = os.O_RDWR | os.O_CREAT if how == fcntl.LOCK_EX else os.O_RDONLY
+        descriptor = os.open(directory / "lock", flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    except OSError:
         return None
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, how | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(descriptor)
         return None

@@ -3,27 +3,34 @@
 packs/<2 hex>/<hex>     complete packs; the time of the file is when it was last made sure of
 indexes/<name>          `{"packs": […]}` on one line, then the index
 new/<random>            files being written
+lock                    held (flock(2)) while an index is compared with what its writer has read, and replaced
 """
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
+from ci_plugins.cache.removal import Freed, remove_file
 from ci_plugins.errors import DigestMismatch, SizeMismatch, StateError, state_errors
-from ci_plugins.oci import Descriptor, hex_of
+from ci_plugins.oci import Descriptor, Digest, hex_of, sha256_digest
 
 #: Packs that nobody names are left alone for so many seconds: an index that names them may be about to come.
 _GRACE = 24 * 3600.0
+#: seconds between two tries to get the lock, and after which it is done without
+_PAUSE, _PATIENCE = 0.01, 10.0
 
 
 class DirectoryChunks:
-    """A `ChunkStore` below `root`. Nothing is locked, so it works on network file systems too: files get their names
-    when they are complete, and stay as they are."""
+    """A `ChunkStore` below `root`. Files get their names when they are complete, and stay as they are: readers need no
+    lock. Writers of indexes take one; on a file system that has none, they do without, and see afterwards whether they
+    were alone."""
 
     def __init__(self, root: Path) -> None:
         self._root = root.absolute()
@@ -69,26 +76,44 @@ class DirectoryChunks:
         except OSError as error:
             raise StateError(f"cannot read {path}: {error.strerror}") from error
 
-    def put_index(self, name: str, data: bytes, packs: Sequence[Descriptor]) -> None:
-        if gone := self.missing(packs):
-            raise StateError(f"{self.name} has lost {len(gone)} of {len(packs)} packs")
-        head = json.dumps({"packs": [hex_of(pack.digest) for pack in packs]}).encode()
-        self._write(self._root / "indexes" / name, head + b"\n" + data)
+    def stamp(self, name: str) -> Digest | None:
+        data = self.index(name)
+        return None if data is None else sha256_digest(data)
 
-    def prune(self, before: float) -> int:
-        removed, named = 0, set()
-        with state_errors(self._root):
+    def put_index(self, name: str, data: bytes, packs: Sequence[Descriptor], *, replacing: Digest | None) -> bool:
+        head = json.dumps({"packs": [hex_of(pack.digest) for pack in packs]}).encode()
+        with self._locked() as alone:
+            if self.stamp(name) != replacing:
+                return False
+            if gone := self.missing(packs):
+                raise StateError(f"{self.name} has lost {len(gone)} of {len(packs)} packs")
+            self._write(self._root / "indexes" / name, head + b"\n" + data)
+            return alone or self.stamp(name) == sha256_digest(data)
+
+    def prune(self, before: float) -> Freed:
+        freed, named = Freed(), set[str]()
+        with state_errors(self._root), self._locked():
             for path in (self._root / "indexes").iterdir():
-                if path.stat().st_mtime < before:
-                    path.unlink(missing_ok=True)
-                    removed += 1
+                packs = _packs_of(path)
+                if packs is None or path.stat().st_mtime < before:
+                    freed += Freed(remove_file(path), mounts=1)
                 else:
-                    named |= set(json.loads(path.read_bytes().partition(b"\n")[0])["packs"])
+                    named |= packs
             abandoned = time.time() - _GRACE
             for path in (*(self._root / "packs").glob("*/*"), *(self._root / "new").iterdir()):
                 if path.name not in named and path.stat().st_mtime < abandoned:
-                    path.unlink(missing_ok=True)
-        return removed
+                    freed += Freed(remove_file(path))
+        return freed
+
+    @contextmanager
+    def _locked(self) -> Iterator[bool]:
+        """Whether nobody else writes an index until the end."""
+        with state_errors(self._root):
+            descriptor = os.open(self._root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            yield _lock(descriptor)
+        finally:
+            os.close(descriptor)
 
     def _has(self, pack: Descriptor) -> bool:
         path = self._path(pack)
@@ -116,3 +141,29 @@ class DirectoryChunks:
             except OSError:
                 new.unlink(missing_ok=True)
                 raise
+
+
+def _lock(descriptor: int) -> bool:
+    """False on a file system without locks, and where somebody has had it for long: he may not live any more, on a
+    machine far away."""
+    given_up = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > given_up:
+                return False
+            time.sleep(_PAUSE)
+        except OSError:
+            return False
+        else:
+            return True
+
+
+def _packs_of(index: Path) -> set[str] | None:
+    """The packs an index names; None for what is no index. Raises OSError."""
+    with index.open("rb") as file:
+        try:
+            return set(json.loads(file.readline())["packs"])
+        except (ValueError, KeyError, TypeError):
+            return None

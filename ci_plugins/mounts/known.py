@@ -20,12 +20,18 @@ from ci_plugins.mounts.listing import Found, Signature, state_of
 @dataclass(frozen=True, slots=True)
 class Summary:
     """What is in `store` under `name` was put there at `saved` (seconds since the epoch); `state` is the directory's,
-    as `state_of` gives it, when that was what it held."""
+    as `state_of` gives it, when that was what it held.
+
+    `stamp` is the store's index that has nothing but what the directory had then; "" if there is none. `seen` is the
+    stamp of the one that the directory was last compared with, to see what it lacks.
+    """
 
     store: str
     name: str
     saved: int
     state: str
+    stamp: str
+    seen: str
 
     @classmethod
     def read(cls, slot: Path) -> Summary | None:
@@ -33,7 +39,8 @@ class Summary:
         try:
             with (slot / "known").open("rb") as file:
                 value = json.loads(file.readline())
-            return cls(str(value["store"]), str(value["name"]), int(value["saved"]), str(value["state"]))
+            named = (str(value[name]) for name in ("state", "stamp", "seen"))
+            return cls(str(value["store"]), str(value["name"]), int(value["saved"]), *named)
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
@@ -47,10 +54,15 @@ class Known:
     signatures: Mapping[str, Signature]
 
     @classmethod
-    def of(cls, store: str, name: str, index: MountIndex, listing: Sequence[Found]) -> Known:
+    def of(cls, store: str, name: str, index: MountIndex, listing: Sequence[Found], stamp: str) -> Known:
         saved = {node.path for node in index.nodes}
         signatures = {one.path: one.signature for one in listing if one.path in saved}
-        return cls(Summary(store, name, index.saved, state_of(listing)), index, signatures)
+        return cls(Summary(store, name, index.saved, state_of(listing), stamp, stamp), index, signatures)
+
+    @classmethod
+    def none(cls, store: str, name: str) -> Known:
+        """Of a directory that did not come from the store, and never went there."""
+        return cls(Summary(store, name, 0, "", "", ""), MountIndex("", 0, (), ()), {})
 
     @classmethod
     def read(cls, slot: Path) -> Known | None:

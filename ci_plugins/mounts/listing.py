@@ -8,8 +8,10 @@ import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from ci_plugins.layer.entry import EntryType
+from ci_plugins.mounts.index import Node
 
 #: inode, size, mtime, ctime: a file of the same signature holds the same bytes
 Signature = tuple[int, int, int, int]
@@ -59,7 +61,10 @@ def state_of(listing: Sequence[Found]) -> str:
     return digest.hexdigest()
 
 
-def within(listing: Sequence[Found], limits: Limits, now: float) -> list[Found]:
+F = TypeVar("F", Found, Node)
+
+
+def within(listing: Sequence[F], limits: Limits, now: float) -> list[F]:
     """Without the files used longest ago, until the limits are kept; directories stay."""
     files = [one for one in listing if one.type is EntryType.FILE]
     left_out: set[str] = {one.path for one in files if now - one.used > limits.age}

@@ -6,19 +6,20 @@ import fcntl
 import json
 import os
 import threading
+import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from ci_plugins.errors import StateError, state_errors
+from ci_plugins.errors import state_errors
 from ci_plugins.events import ActiveSpan, Recorder
 from ci_plugins.mounts.bind import Bind
 from ci_plugins.mounts.listing import Limits
 from ci_plugins.mounts.save import Saved
 from ci_plugins.mounts.seed import place
-from ci_plugins.mounts.slots import Slot, clear, idle_since, lease, try_slot
+from ci_plugins.mounts.slots import Slot, clear, lease, remove_unused, try_slot
 from ci_plugins.mounts.spec import MountRequest, MountSpec, Sharing
 from ci_plugins.mounts.store import ChunkStore
 from ci_plugins.mounts.travel import Travel
@@ -37,7 +38,8 @@ class MountManager:
 
     `mode` "off": every step finds its mounts new, and what it leaves there is thrown away. "local": they stay on this
     machine. "shared": a mount that this machine does not have is taken from `remote` when the first step wants it, out
-    of the first of `scopes` that has one; `save` writes to the first scope only.
+    of the first of `scopes` that has one; one that it has gets what others have added to that. `save` writes to the
+    first scope only.
     """
 
     def __init__(
@@ -55,7 +57,10 @@ class MountManager:
         self._lock = threading.Lock()
         #: mounts that steps of this build could write to, by the names of their directories
         self._used: dict[str, MountSpec] = {}
-        self._remove_expired()
+        #: mounts that this build has compared with the shared store
+        self._compared: set[str] = set()
+        # Best effort: what cannot be removed now can be later.
+        remove_unused(self._root, time.time() - limits.age)
 
     @contextmanager
     def lease(
@@ -76,7 +81,7 @@ class MountManager:
                 same = by_directory[name]
                 slot = self._leased(self._root / name, same, parent, stop)
                 stack.callback(self._release, slot)
-                slot.prepare(partial(self._fill, slot, same[0], parent, stop), stop)
+                self._prepare(slot, same[0], parent, stop)
                 if slot.number == 0 and not all(request.spec.readonly for request in same):
                     with self._lock:
                         self._used[name] = same[0].spec
@@ -104,19 +109,6 @@ class MountManager:
                 slot.release()
         return saved
 
-    def _remove_expired(self) -> None:
-        """Directories that no step has used for long. Best effort: what cannot be removed now can be later."""
-        for path in self._root.glob("*/[0-9]*"):
-            if idle_since(path) <= self._limits.age:
-                continue
-            with suppress(OSError, StateError):
-                if slot := try_slot(path.parent, fcntl.LOCK_EX, int(path.name)):
-                    try:
-                        clear(slot.data)
-                        (slot.path / "known").unlink(missing_ok=True)
-                    finally:
-                        slot.release()
-
     def _directory(self, spec: MountSpec) -> str:
         return hex_of(spec.key) if self._mode != "off" else f"off-{hex_of(spec.key)}"
 
@@ -138,6 +130,16 @@ class MountManager:
             with state_errors(directory):
                 _write(directory / "about.json", json.dumps({"id": spec.id, "target": spec.target}))
         return slot
+
+    def _prepare(self, slot: Slot, request: MountRequest, parent: ActiveSpan, stop: threading.Event) -> None:
+        name = slot.path.parent.name
+        with self._lock:
+            first = name not in self._compared
+            if slot.number == 0:
+                self._compared.add(name)
+        made = slot.prepare(partial(self._fill, slot, request, parent, stop), stop)
+        if first and not made and slot.number == 0 and self._travel is not None:
+            slot.add(partial(self._travel.catch_up, slot, request.spec, parent=parent, stop=stop))
 
     def _fill(self, slot: Slot, request: MountRequest, parent: ActiveSpan, stop: threading.Event, new: Path) -> None:
         spec = request.spec

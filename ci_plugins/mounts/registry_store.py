@@ -2,20 +2,24 @@
 
 An index is the config of an artifact manifest whose layers are its packs, tagged `ci-plugins-mount-<name>`: so the
 registry's garbage collection keeps exactly what the newest index needs, and takes the rest when the tag has moved.
+
+A registry cannot compare and replace in one go. Who writes looks right before that whether the tag is still what he has
+read, and once more when another writer who looked before has written too.
 """
 
 from __future__ import annotations
 
-import re
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from ci_plugins.cache.removal import Freed
 from ci_plugins.errors import ImageNotFound, RegistryError
 from ci_plugins.events import Recorder
 from ci_plugins.mounts.index import INDEX_TYPE
-from ci_plugins.oci import Descriptor, Manifest, Reference, sha256_digest
+from ci_plugins.oci import Descriptor, Digest, Manifest, Reference, sha256_digest
 
 if TYPE_CHECKING:
     from ci_plugins.storage.registry import RegistryClient
@@ -23,6 +27,8 @@ if TYPE_CHECKING:
 _TAG = "ci-plugins-mount-"
 _CREATED = "org.opencontainers.image.created"
 _ASKING = 8
+#: seconds: the longest wait for another writer, who takes about as long to write as this one
+_SETTLE = 0.5
 
 
 class RegistryChunks:
@@ -56,6 +62,15 @@ class RegistryChunks:
     def get(self, pack: Descriptor) -> bytes:
         return b"".join(self._origin.blob(self._reference(""), pack))
 
+    def stamp(self, name: str) -> Digest | None:
+        try:
+            manifest = self._origin.manifest(self._reference(name))
+        except ImageNotFound:
+            return None
+        if not isinstance(manifest, Manifest):
+            return manifest.descriptor.digest
+        return manifest.config.digest
+
     def index(self, name: str) -> bytes | None:
         reference = self._reference(name)
         try:
@@ -66,35 +81,27 @@ class RegistryChunks:
             raise RegistryError(f"{reference} is not the index of a cache mount")
         return b"".join(self._origin.blob(reference, manifest.config))
 
-    def put_index(self, name: str, data: bytes, packs: Sequence[Descriptor]) -> None:
+    def put_index(self, name: str, data: bytes, packs: Sequence[Descriptor], *, replacing: Digest | None) -> bool:
         config = Descriptor(INDEX_TYPE, sha256_digest(data), len(data))
         self.put(config, data)
         created = {_CREATED: datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")}
-        # The registry refuses it when a blob is gone.
-        self._destination.put_manifest(Manifest.of(config, packs, created), _TAG + name)
+        manifest = Manifest.of(config, packs, created)
+        if self.stamp(name) != replacing:
+            return False
+        began = time.monotonic()
+        self._destination.put_manifest(manifest, _TAG + name)  # the registry refuses it when a blob is gone
+        time.sleep(min(time.monotonic() - began, _SETTLE))
+        return self.stamp(name) == config.digest
 
-    def prune(self, before: float) -> int:
-        return sum(self._remove(tag, before) for tag in self._tags())
+    def prune(self, before: float) -> Freed:
+        """Packs are the registry's to remove, when it collects its garbage."""
+        from ci_plugins.storage.registry import RegistryListing
 
-    def _tags(self) -> Iterator[str]:
-        """Of indexes; by pages (OCI distribution spec, "Listing Tags")."""
-        import json
-        from urllib.parse import urljoin
-
-        from ci_plugins.storage.registry.auth import pull_scope
-
-        url = self._client.url(self._repository, "tags/list?n=1000")
-        while url:
-            answer = self._client.exchange("GET", url, frozenset({pull_scope(self._repository)}), (200, 404))
-            if answer.status == 404:
-                return
-            try:
-                tags = json.loads(answer.body).get("tags") or ()
-            except (ValueError, AttributeError) as error:
-                raise RegistryError(f"{self.name}: the registry's list of tags cannot be read") from error
-            yield from (tag for tag in tags if str(tag).startswith(_TAG))
-            following = re.match(r'<([^>]+)>;\s*rel="?next', answer.headers.get("Link", ""))
-            url = urljoin(answer.url, following[1]) if following else ""
+        try:
+            tags = RegistryListing(self._client).tags(self._repository)
+        except ImageNotFound:
+            return Freed()
+        return Freed(mounts=sum(self._remove(tag, before) for tag in tags if tag.startswith(_TAG)))
 
     def _remove(self, tag: str, before: float) -> bool:
         from ci_plugins.storage.registry.auth import push_scope

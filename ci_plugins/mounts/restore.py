@@ -6,8 +6,10 @@ What cannot be fetched or is damaged is left out, with the files it belongs to: 
 
 from __future__ import annotations
 
+import math
 import os
 import threading
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +23,8 @@ from ci_plugins.mounts.save import PACK
 from ci_plugins.mounts.side_by_side import side_by_side
 from ci_plugins.mounts.store import ChunkStore
 
+#: why a pack was not fetched that may be fetched another time
+OUT_OF_TIME = "there was no time left for it"
 _THREADS = 4
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _OLD = os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -39,8 +43,17 @@ class Restored:
     received: int
 
 
-def restore(index: MountIndex, store: ChunkStore, root: Path, span: ActiveSpan, stop: threading.Event) -> Restored:
-    """Fill `root`, an empty directory. Raises DiskFull, StateError, Interrupted: `root` is of no use then."""
+def restore(
+    index: MountIndex,
+    store: ChunkStore,
+    root: Path,
+    span: ActiveSpan,
+    stop: threading.Event,
+    seconds: float = math.inf,
+) -> Restored:
+    """Fill `root`, an empty directory. No pack is begun after so many seconds. Raises DiskFull, StateError,
+    Interrupted: `root` is of no use then."""
+    end = time.monotonic() + seconds
     tree = _Tree(index, root)
     with state_errors(root):
         tree.begin()
@@ -48,6 +61,8 @@ def restore(index: MountIndex, store: ChunkStore, root: Path, span: ActiveSpan, 
     total = sum(pack.size for pack in needed)
 
     def fetch(pack: Pack) -> str:
+        if time.monotonic() > end:
+            return OUT_OF_TIME
         try:
             data = _decompressed(store.get(pack.descriptor), pack)
         except CiPluginsError as error:

@@ -4,6 +4,8 @@ Files are the unit, since caches of packages are made of many small files that n
 nothing about when they came (npm's _cacache, Go's build cache): layers or archives cut by path would all have to be
 written anew when a few files are added. So new chunks go into new packs, and packs stay as long as at least half of
 what they hold is in use; the rest is written into new ones, and so are small packs when there are many.
+
+Where another runner has saved since this one looked, what it saved is read, and both are put together (merge.py).
 """
 
 from __future__ import annotations
@@ -21,9 +23,11 @@ from typing import Any
 from ci_plugins.errors import StateError
 from ci_plugins.events import ActiveSpan
 from ci_plugins.layer.entry import EntryType
+from ci_plugins.mounts.current import Current, current
 from ci_plugins.mounts.index import PACK_TYPE, Chunk, MountIndex, Node, Pack
 from ci_plugins.mounts.known import Known, Summary
 from ci_plugins.mounts.listing import Found, Limits, Signature, state_of, walk, within
+from ci_plugins.mounts.merge import contents, made_of, merged, packs_for
 from ci_plugins.mounts.pieces import pieces
 from ci_plugins.mounts.side_by_side import side_by_side
 from ci_plugins.mounts.store import ChunkStore
@@ -40,6 +44,8 @@ _REFRESH = 24 * 3600.0
 #: Half of them wait for the network.
 _THREADS = 4
 _LEVEL = 3
+#: how often an index is written where others write it too
+_ATTEMPTS = 8
 
 _local = threading.local()
 
@@ -76,20 +82,48 @@ def save(mount: Mount, store: ChunkStore, limits: Limits, span: ActiveSpan, stop
         known = Known.read(mount.slot)
     else:
         known = None
-    kept = within(listing, limits, now)
-    saving = _Saving(data, store, known, span)
-    index = saving.run(mount.id, kept, int(now), stop)
-    store.put_index(mount.name, index.to_bytes(), [pack.descriptor for pack in index.packs])
-    Known.of(store.name, mount.name, index, listing).write(mount.slot)
+    other = current(mount.name, store, known.summary.stamp if known else "", now - limits.age, stop)
+    saving = _Saving(data, store, known, other, span)
+    own = saving.run(mount.id, within(listing, limits, now), int(now), stop)
+    index, stamp = _put(own, other, saving, mount, store, known, limits, stop)
+    if index is not own and not contents(index).items() <= contents(own).items():
+        stamp = ""  # files of others are not here: the next save has to see to it that they stay
+    Known.of(store.name, mount.name, own, listing, stamp).write(mount.slot)
     files = [node for node in index.nodes if node.type is EntryType.FILE]
     return Saved(mount.id, "saved", len(files), sum(node.size for node in files), saving.sent)
+
+
+def _put(
+    own: MountIndex,
+    other: Current,
+    saving: _Saving,
+    mount: Mount,
+    store: ChunkStore,
+    known: Known | None,
+    limits: Limits,
+    stop: threading.Event,
+) -> tuple[MountIndex, str]:
+    """Write the index, with all that others have written; returns what is there now, and its stamp."""
+    base = known.index if known else None
+    for _ in range(_ATTEMPTS):
+        index = own
+        if other.index is not None:
+            index = merged(own, made_of(other.index, saving.there(other.index.packs)), base, limits)
+            if contents(index) == contents(other.index) and own.saved - other.index.saved < _REFRESH:
+                return other.index, other.stamp or ""
+        data = index.to_bytes()
+        packs = [pack.descriptor for pack in index.packs]
+        if store.put_index(mount.name, data, packs, replacing=other.stamp):
+            return index, sha256_digest(data)
+        other = current(mount.name, store, "", own.saved - limits.age, stop)
+    raise StateError(f"{store.name}: other runners have saved it {_ATTEMPTS} times meanwhile")
 
 
 class _Saving:
     """One save: which chunks the store has, and which are on their way."""
 
-    def __init__(self, data: Path, store: ChunkStore, known: Known | None, span: ActiveSpan) -> None:
-        self._data, self._store, self._known, self._span = data, store, known, span
+    def __init__(self, data: Path, store: ChunkStore, known: Known | None, other: Current, span: ActiveSpan) -> None:
+        self._data, self._store, self._known, self._other, self._span = data, store, known, other.index, span
         self._lock = threading.Lock()
         #: digests of chunks that are in a pack, or in one that is being filled
         self._have: set[str] = set()
@@ -99,24 +133,27 @@ class _Saving:
         self.sent = 0
 
     def run(self, id: str, kept: Sequence[Found], now: int, stop: threading.Event) -> MountIndex:
-        packs = self._there()
+        known = [*(self._other.packs if self._other else ()), *(self._known.index.packs if self._known else ())]
+        packs = self._present({pack.descriptor.digest: pack for pack in known}.values())
         self._have = _digests(packs)
         files = [one for one in kept if one.type is EntryType.FILE and one.size]
         ready = {path: chunks for path, chunks in self._unchanged(files).items() if self._have.issuperset(chunks)}
         self._read_into(ready, files, stop)
-        if worn := _worn(packs, {digest for chunks in ready.values() for digest in chunks}):
+        # Not where others' files are in them, which are not here to be written anew.
+        if not self._other and (worn := _worn(packs, {digest for chunks in ready.values() for digest in chunks})):
             packs = [pack for pack in packs if pack.descriptor.digest not in worn]
             self._have = _digests((*packs, *self._new))
             ready = {path: chunks for path, chunks in ready.items() if self._have.issuperset(chunks)}
             self._read_into(ready, files, stop)
         nodes = _nodes(kept, ready)
-        used = {digest for node in nodes for digest in node.chunks}
-        packs = [pack for pack in (*packs, *self._new) if any(chunk.digest in used for chunk in pack.chunks)]
-        return MountIndex(id, now, tuple(packs), nodes)
+        return MountIndex(id, now, packs_for(nodes, (*packs, *self._new)), nodes)
 
-    def _there(self) -> list[Pack]:
-        """The packs of the index that the store still has."""
-        packs = self._known.index.packs if self._known else ()
+    def there(self, packs: Sequence[Pack]) -> set[str]:
+        """The chunks of those of these packs that the store has."""
+        return _digests(self._present(packs))
+
+    def _present(self, packs: Iterable[Pack]) -> list[Pack]:
+        packs = list(packs)
         gone = {pack.digest for pack in self._store.missing([pack.descriptor for pack in packs])} if packs else set()
         return [pack for pack in packs if pack.descriptor.digest not in gone]
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import threading
+import time
 from collections.abc import Callable, Sequence
 from queue import Empty, SimpleQueue
 from typing import TypeVar
@@ -16,12 +18,15 @@ R = TypeVar("R")
 _PATIENCE = 0.1
 
 
-def side_by_side(work: Callable[[T], R], items: Sequence[T], threads: int, stop: threading.Event) -> list[R]:
+def side_by_side(
+    work: Callable[[T], R], items: Sequence[T], threads: int, stop: threading.Event, seconds: float = math.inf
+) -> list[R]:
     """[work(item) for item in items], in that order.
 
-    Raises the first error, and Interrupted when `stop` is set. Either way nothing new is begun, and what waits for a
-    network then is left behind: its thread does not keep the process alive.
+    Raises the first error, Interrupted when `stop` is set, and TimeoutError after so many seconds. In any case nothing
+    new is begun then, and what waits for a network is left behind: its thread does not keep the process alive.
     """
+    end = time.monotonic() + seconds
     todo: SimpleQueue[tuple[int, T]] = SimpleQueue()
     done: SimpleQueue[tuple[int, R | BaseException, bool]] = SimpleQueue()
     ended = threading.Event()
@@ -49,6 +54,8 @@ def side_by_side(work: Callable[[T], R], items: Sequence[T], threads: int, stop:
             except Empty:
                 if stop.is_set():
                     raise Interrupted("interrupted while a cache mount was restored or saved") from None
+                if time.monotonic() > end:
+                    raise TimeoutError(f"no answer in {seconds:.0f} s") from None
                 continue
             if not worked:
                 assert isinstance(result, BaseException)

@@ -9,24 +9,28 @@
         <n>/known         what the shared store has of it (known.py)
 
 Slot 0 is the mount that everybody means; others exist for `sharing=private` alone. Locks are flock(2)'s: they end
-with the process, and hold between threads too, as every lease opens the files anew.
+with the process, and hold between threads too, as every lease opens the files anew. A slot that nobody has used for
+long is removed by who has it for himself: moved away first, so that a lock on what is gone is seen to be one.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
-import shutil
 import threading
-import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
-from ci_plugins.errors import Interrupted, state_errors
+from ci_plugins.cache.removal import Freed, remove_tree
+from ci_plugins.errors import Interrupted, StateError, state_errors
 from ci_plugins.mounts.spec import Sharing
 
 #: seconds between two looks at a lock that somebody else has
 _PAUSE = 0.03
+#: what a slot is called while it is removed
+_GONE = "gone-"
 
 
 class Slot:
@@ -40,16 +44,17 @@ class Slot:
     def release(self) -> None:
         os.close(self._descriptor)
 
-    def prepare(self, fill: Callable[[Path], None], stop: threading.Event) -> None:
-        """Make `data` unless it is there; `fill` is given an empty directory of mode 0755. What it raises passes."""
+    def prepare(self, fill: Callable[[Path], None], stop: threading.Event) -> bool:
+        """Make `data` unless it is there; `fill` is given an empty directory of mode 0755. What it raises passes.
+        Returns whether it was made."""
         if self.data.is_dir():
-            return
+            return False
         with state_errors(self.path):
             descriptor = _opened(self.path / "prepare")
         try:
             _wait_for(lambda: _locks(descriptor, fcntl.LOCK_EX), stop)
             if self.data.is_dir():
-                return
+                return False
             new = self.path / "new"
             with state_errors(new):
                 clear(new)
@@ -58,6 +63,18 @@ class Slot:
             fill(new)
             with state_errors(self.data):
                 new.rename(self.data)
+            return True
+        finally:
+            os.close(descriptor)
+
+    def add(self, add: Callable[[Path], None]) -> None:
+        """Add to `data`, unless somebody else does that now; `add` is given the path of a directory that it may make,
+        on the same file system."""
+        with state_errors(self.path):
+            descriptor = _opened(self.path / "prepare")
+        try:
+            if _locks(descriptor, fcntl.LOCK_EX):
+                add(self.path / "new")
         finally:
             os.close(descriptor)
 
@@ -81,18 +98,61 @@ def try_slot(directory: Path, how: int, number: int = 0) -> Slot | None:
     """A slot, if it can be locked (LOCK_SH, LOCK_EX) at once. Raises StateError."""
     path = directory / str(number)
     with state_errors(path):
-        path.mkdir(parents=True, exist_ok=True)
-        descriptor = _opened(path / "lock")
-    if _locks(descriptor, how):
-        return Slot(path, number, descriptor)
-    os.close(descriptor)
-    return None
+        while True:
+            try:
+                path.mkdir(parents=True, exist_ok=True)
+                descriptor = _opened(path / "lock")
+            except FileNotFoundError:
+                continue  # it is just being removed
+            if not _locks(descriptor, how):
+                os.close(descriptor)
+                return None
+            if _is_there(path / "lock", descriptor):
+                return Slot(path, number, descriptor)
+            os.close(descriptor)
 
 
 def clear(directory: Path) -> None:
-    """Remove it with all it holds, if it is there."""
-    if directory.exists():
-        shutil.rmtree(directory)
+    """Remove it with all it holds, if it is there. Raises OSError."""
+    if problem := remove_tree(directory).problem:
+        raise OSError(errno.ENOTEMPTY, problem)
+
+
+def remove_unused(root: Path, before: float) -> Freed:
+    """Remove the mounts below `root` that no step has used since (seconds since the epoch). `mounts` counts those that
+    had something in them. One that is in use stays, whatever its time says."""
+    freed = Freed()
+    for path in root.glob("*/[0-9]*"):
+        if not 0 < _last_use(path) < before:
+            continue
+        try:
+            freed += _remove_slot(path, before)
+        except (OSError, StateError) as error:
+            freed += Freed(problems=(f"{path}: {error}",))
+    for path in root.glob(f"*/{_GONE}*"):  # a removal that was killed
+        freed += Freed(remove_tree(path).bytes)
+    for directory in root.glob("*/"):
+        with suppress(OSError):  # a step has just taken it again, or somebody else removes it too
+            if {name.name for name in directory.iterdir()} <= {"about.json"}:
+                (directory / "about.json").unlink(missing_ok=True)
+                directory.rmdir()
+    return freed
+
+
+def _remove_slot(path: Path, before: float) -> Freed:
+    slot = try_slot(path.parent, fcntl.LOCK_EX, int(path.name))
+    if slot is None:
+        return Freed()
+    try:
+        if not 0 < _last_use(path) < before:  # a step has used it in the meantime
+            return Freed()
+        gone = path.with_name(f"{_GONE}{os.urandom(6).hex()}")
+        held = slot.data.is_dir()
+        path.rename(gone)
+        removed = remove_tree(gone)
+        return Freed(removed.bytes, mounts=int(held), problems=(removed.problem,) if removed.problem else ())
+    finally:
+        slot.release()
 
 
 def _take(directory: Path, sharing: Sharing) -> Slot | None:
@@ -129,9 +189,17 @@ def _pause(stop: threading.Event) -> None:
         raise Interrupted("interrupted while a cache mount was in use by another step")
 
 
-def idle_since(slot: Path) -> float:
-    """Seconds since a slot was last leased; 0 if that cannot be told."""
+def _last_use(slot: Path) -> float:
+    """When a slot was last leased, in seconds since the epoch; 0 if that cannot be told."""
     try:
-        return time.time() - (slot / "lock").stat().st_mtime
+        return (slot / "lock").stat().st_mtime
     except OSError:
         return 0.0
+
+
+def _is_there(path: Path, descriptor: int) -> bool:
+    """Whether this is the file that a path names now."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    except OSError:
+        return False

@@ -9,12 +9,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from ci_plugins.errors import CiPluginsError, Interrupted, RegistryUnavailable, RegistryUnreachable, state_errors
+from ci_plugins.errors import CiPluginsError, Interrupted, state_errors
 from ci_plugins.events import ActiveSpan, Recorder
+from ci_plugins.mounts.catch_up import lacking, place
+from ci_plugins.mounts.current import DOWN, current
 from ci_plugins.mounts.index import DamagedIndex, MountIndex
-from ci_plugins.mounts.known import Known
+from ci_plugins.mounts.known import Known, Summary
 from ci_plugins.mounts.listing import Limits, walk
-from ci_plugins.mounts.restore import restore
+from ci_plugins.mounts.restore import OUT_OF_TIME, restore
 from ci_plugins.mounts.save import Mount, Saved, save
 from ci_plugins.mounts.side_by_side import side_by_side
 from ci_plugins.mounts.slots import Slot, clear
@@ -22,8 +24,8 @@ from ci_plugins.mounts.spec import MountSpec
 from ci_plugins.mounts.store import ChunkStore
 from ci_plugins.oci import hex_of, sha256_digest
 
-#: What means that the next try would be as futile.
-_DOWN = (RegistryUnreachable, RegistryUnavailable)
+#: Seconds that a step whose mount is here waits for the store's answer, and after which it is not sent more.
+_ASKING, _FETCHING = 2.0, 20.0
 
 
 class Travel:
@@ -70,6 +72,58 @@ class Travel:
             span.set(result=saved.result, bytes=saved.bytes, entries=saved.files, sent_bytes=saved.sent)
         return saved
 
+    def catch_up(self, slot: Slot, spec: MountSpec, new: Path, *, parent: ActiveSpan, stop: threading.Event) -> None:
+        """Add to a directory that is there what others have saved since; `new` is a directory to work in, and removed.
+        A store that does not answer soon is not waited for."""
+        if self._down:
+            return
+        try:
+            if name := self._changed(Summary.read(slot.path), spec, stop):
+                self._add(slot, spec, name, new, parent, stop)
+        except Interrupted:
+            raise
+        except (CiPluginsError, OSError) as error:
+            self._warn(f"the cache mount {spec.id} is used as it is on this machine", error)
+        finally:
+            with state_errors(new):
+                clear(new)
+
+    def _changed(self, summary: Summary | None, spec: MountSpec, stop: threading.Event) -> str | None:
+        """The name of the index that counts, if the directory was not compared with it yet. Raises TimeoutError."""
+        for scope in self._scopes:
+            name = index_name(scope, spec)
+            (stamp,) = side_by_side(self._store.stamp, [name], 1, stop, _ASKING)
+            if stamp is not None:
+                known = summary is not None and summary.store == self._store.name and summary.seen == stamp
+                return None if known else name
+        return None
+
+    def _add(
+        self, slot: Slot, spec: MountSpec, name: str, new: Path, parent: ActiveSpan, stop: threading.Event
+    ) -> None:
+        found = current(name, self._store, "", time.time() - self._limits.age, stop, _FETCHING)
+        if found.index is None:
+            return
+        known = Known.read(slot.path)
+        if known is None or known.summary.store != self._store.name:
+            known = Known.none(self._store.name, name)
+        here = {one.path for one in walk(slot.data)}
+        missing = lacking(found.index, here, known.index)
+        lost: tuple[str, ...] = ()
+        if len(missing.nodes) > 1:
+            with self._recorder.span("mount", spec.id, parent, action="restore") as span:
+                with state_errors(new):
+                    clear(new)
+                    new.mkdir(mode=0o700)
+                restored = restore(missing, self._store, new, span, stop, _FETCHING)
+                with state_errors(slot.data):
+                    count = place(restored.index.nodes, new, slot.data)
+                lost = restored.lost
+                span.set(result="added", bytes=restored.bytes, entries=count, received_bytes=restored.received)
+        if OUT_OF_TIME not in lost:
+            summary = replace(known.summary, seen=found.stamp or "")
+            replace(known, summary=summary).write(slot.path)
+
     def _restored(
         self, slot: Slot, spec: MountSpec, name: str, new: Path, span: ActiveSpan, stop: threading.Event
     ) -> bool:
@@ -90,7 +144,7 @@ class Travel:
                 f"{restored.lost[0]}"
             )
         span.set(bytes=restored.bytes, entries=restored.files, received_bytes=restored.received)
-        known = Known.of(self._store.name, name, restored.index, walk(new))
+        known = Known.of(self._store.name, name, restored.index, walk(new), sha256_digest(data))
         # of a damaged copy a whole one is to be saved, changed or not
         if restored.lost:
             known = replace(known, summary=replace(known.summary, state=""))
@@ -98,7 +152,7 @@ class Travel:
         return True
 
     def _warn(self, what: str, error: Exception) -> None:
-        self._down = self._down or isinstance(error, _DOWN)
+        self._down = self._down or isinstance(error, DOWN)
         self._recorder.warn(f"{what}: {error}")
 
 

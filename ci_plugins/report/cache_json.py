@@ -8,6 +8,7 @@ from typing import Any
 
 from ci_plugins.cache.find import Chain
 from ci_plugins.cache.record import CacheRecord
+from ci_plugins.cache.removal import Freed
 from ci_plugins.cache.store import Pruned
 from ci_plugins.cache.tree import Node, ScopeTree
 from ci_plugins.cache.verify import Finding, Verified
@@ -45,8 +46,18 @@ def render_why(name: str, chain: Chain, here: Collection[Digest]) -> str:
     )
 
 
-def render_prune(name: str, pruned: Pruned, freed: int) -> str:
-    return _text(name, records=pruned.records, bytes=pruned.bytes, freed_bytes=freed)
+def render_prune(name: str, pruned: Pruned, freed: Freed) -> str:
+    return _text(
+        name,
+        records=pruned.records,
+        bytes=pruned.bytes,
+        freed_bytes=freed.bytes,
+        blobs=freed.blobs,
+        snapshots=freed.snapshots,
+        tocs=freed.tocs,
+        mounts=freed.mounts,
+        problems=list(freed.problems),
+    )
 
 
 def render_verify(name: str, verified: Verified) -> str:

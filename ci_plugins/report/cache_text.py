@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterator, Sequence
 from ci_plugins.cache.find import Chain
 from ci_plugins.cache.forest import moment
 from ci_plugins.cache.record import CacheRecord
+from ci_plugins.cache.removal import Freed
 from ci_plugins.cache.store import Pruned
 from ci_plugins.cache.tree import Node, ScopeTree
 from ci_plugins.cache.verify import Verified
@@ -131,9 +132,18 @@ def _file_names(table: str) -> str:
 # -- prune, verify -----------------------------------------------------------------------------------------------------
 
 
-def render_prune(name: str, pruned: Pruned, freed: int) -> str:
+def render_prune(name: str, pruned: Pruned, freed: Freed) -> str:
     text = f"{clean(name)}: {_count(pruned.records, 'step')} forgotten, with {size(pruned.bytes)} of layers"
-    return text + (f"; {size(freed)} freed on this machine" if freed else "") + "\n"
+    counts = (
+        (freed.blobs, "blob"),
+        (freed.snapshots, "snapshot"),
+        (freed.tocs, "table of contents"),
+        (freed.mounts, "cache mount"),
+    )
+    gone = ", ".join(_count(number, what) for number, what in counts if number)
+    lines = [text + (f"; {size(freed.bytes)} freed{f': {gone}' if gone else ''}" if freed.bytes or gone else "")]
+    lines += [f"cannot be removed: {clean(problem)}" for problem in freed.problems]
+    return "\n".join(lines) + "\n"
 
 
 def render_verify(name: str, verified: Verified) -> str:
@@ -151,4 +161,5 @@ def render_verify(name: str, verified: Verified) -> str:
 
 
 def _count(number: int, what: str) -> str:
-    return f"{number} {what}" + ("" if number == 1 else "s")
+    first, space, rest = what.partition(" of ")
+    return f"{number} {first}{'' if number == 1 else 's'}{space}{rest}"

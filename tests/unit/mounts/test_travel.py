@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ci_plugins.cache.removal import Freed
 from ci_plugins.errors import DiskFull, Interrupted, RegistryUnreachable, VerificationError
 from ci_plugins.events import ActiveSpan, Recorder
 from ci_plugins.layer.entry import EntryType
@@ -24,7 +25,7 @@ from ci_plugins.mounts.manager import MountManager
 from ci_plugins.mounts.save import Saved
 from ci_plugins.mounts.spec import MountRequest, MountSpec
 from ci_plugins.mounts.store import ChunkStore
-from ci_plugins.oci import Descriptor
+from ci_plugins.oci import Descriptor, Digest
 
 SPEC = MountSpec("/c", "/c")
 LIMITS = Limits(1 << 40, 1e11)
@@ -257,7 +258,9 @@ def test_an_expired_index_is_not_restored(tmp_path: Path, store: DirectoryChunks
     (path,) = (tmp_path / "store/indexes").iterdir()
     index = MountIndex.from_bytes(store.index(path.name) or b"")
     old = replace(index, saved=int(time.time()) - 5000)
-    store.put_index(path.name, old.to_bytes(), [pack.descriptor for pack in old.packs])
+    data, packs = old.to_bytes(), [pack.descriptor for pack in old.packs]
+    assert not store.put_index(path.name, data, packs, replacing=None), "that would take the place of what is there"
+    assert store.put_index(path.name, data, packs, replacing=store.stamp(path.name))
     assert list(Runner(tmp_path / "two", store, Limits(1 << 40, 4000)).lease().iterdir()) == []
     assert [path.name for path in Runner(tmp_path / "three", store, Limits(1 << 40, 6000)).lease().iterdir()] == [
         "file"
@@ -293,10 +296,13 @@ class Failing:
     def index(self, name: str) -> bytes | None:
         return self._may("index").index(name)
 
-    def put_index(self, name: str, data: bytes, packs: Sequence[Descriptor]) -> None:
-        self._may("put_index").put_index(name, data, packs)
+    def stamp(self, name: str) -> Digest | None:
+        return self._may("stamp").stamp(name)
 
-    def prune(self, before: float) -> int:
+    def put_index(self, name: str, data: bytes, packs: Sequence[Descriptor], *, replacing: Digest | None) -> bool:
+        return self._may("put_index").put_index(name, data, packs, replacing=replacing)
+
+    def prune(self, before: float) -> Freed:
         return self._may("prune").prune(before)
 
 
@@ -343,11 +349,13 @@ def test_pruning_keeps_what_is_named(tmp_path: Path, store: DirectoryChunks) -> 
     runner.save()
     for pack in packs(tmp_path):
         os.utime(pack, (1, 1))
-    assert store.prune(time.time() - 60) == 0
+    assert store.prune(time.time() - 60).mounts == 0
     assert len(packs(tmp_path)) == 1
     for pack in packs(tmp_path):
         os.utime(pack, (1, 1))
-    assert store.prune(time.time() + 60) == 1
+    freed = store.prune(time.time() + 60)
+    assert freed.mounts == 1
+    assert freed.bytes > 0
     assert packs(tmp_path) == []
 
 
