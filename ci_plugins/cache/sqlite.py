@@ -155,10 +155,15 @@ class SqliteStore:
 
     def _open(self) -> None:
         # WAL: readers never wait for a writer. NORMAL: a power cut may lose the newest records, never the file.
+        # OFF while there is nothing to lose: else making the file waits for the disk several times.
+        known = self._version() == SCHEMA_VERSION
+        self._database.execute(f"PRAGMA synchronous={'NORMAL' if known else 'OFF'}")
         self._database.execute("PRAGMA journal_mode=WAL")
-        self._database.execute("PRAGMA synchronous=NORMAL")
-        if self._version() == SCHEMA_VERSION:
-            return
+        if not known:
+            self._make()
+            self._database.execute("PRAGMA synchronous=NORMAL")
+
+    def _make(self) -> None:
         self._database.execute("BEGIN IMMEDIATE")
         try:
             # Again, now that nobody else can make the tables.

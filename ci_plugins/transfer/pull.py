@@ -197,7 +197,7 @@ class LayerFetcher:
         if layer.layer.toc and (data := answer.result().get(layer.layer.toc.digest)):
             with suppress(CorruptLayer):
                 toc = Toc.from_bytes(data)
-                self._layers.put_toc(layer.diff_id, toc)
+                self._layers.put_toc(layer.diff_id, toc, data)
                 return toc
             self._recorder.warn(f"the stored table of contents of layer {layer.descriptor.digest} is damaged")
         return self._toc(layer)
