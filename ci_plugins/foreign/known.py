@@ -4,7 +4,7 @@ A document is the record at the `foreign_key` of a place in the forest. It holds
 all that stands on them, so that one look-up by a key that is known before anything was found tells a whole chain:
 
     key            the place: the `foreign_key` of the layers that a walk begins with
-    scope          foreign:<DiffID of the lowest layer of the chain>, which a build knows of its base image
+    scope          foreign:<DiffID of the lowest layer of the chain>:<first digit of the key>
     inputs         version: the layout, 2; content: the layers, a JSON list of rows, zlib, base64
 
 Nothing holds the layers themselves: an index fits where they are not, and keeps nobody from deleting them.
@@ -22,7 +22,7 @@ from typing import Any
 
 from ci_plugins.cache.forest import moment
 from ci_plugins.cache.record import CacheRecord, RecordedLayer
-from ci_plugins.oci import Descriptor, Digest, Reference, chain_id, parse_digest
+from ci_plugins.oci import Descriptor, Digest, Reference, chain_id, hex_of, parse_digest
 
 SCOPE = "foreign:"
 #: Raised with every change of what is stored: of another layout nothing is read.
@@ -66,7 +66,7 @@ class KnownLayer:
 
     @property
     def scope(self) -> str:
-        return document_scope(self.bottom)
+        return document_scope(self.bottom, self.place)
 
     def record(self) -> CacheRecord:
         """As a record, for all that judges records."""
@@ -109,10 +109,10 @@ def repository_scope(repository: str) -> str:
     return f"{SCOPE}{repository}"
 
 
-def document_scope(bottom: Digest | None) -> str:
-    """Where the documents of all chains are that begin with this layer. A scope for each: in a registry a scope is what
-    one request reads."""
-    return f"{SCOPE}{bottom or _SCRATCH}"
+def document_scope(bottom: Digest | None, place: Digest) -> str:
+    """In a registry a scope is what one request reads, and the less else is in it the better: here a sixteenth of the
+    chains that begin with the same layer, which a build knows of its base image."""
+    return f"{SCOPE}{bottom or _SCRATCH}:{hex_of(place)[0]}"
 
 
 def newest(layers: Iterable[KnownLayer]) -> list[KnownLayer]:

@@ -114,7 +114,7 @@ class _Walk:
         """Where the layers of the next steps on `top` would be, with the scopes of their documents. None if no RUN can
         come of it."""
         chain = top.chain if top else None
-        scope = document_scope(top.with_parents()[0].diff_id if top else None)
+        bottom = top.with_parents()[0].diff_id if top else None
         places: dict[Digest, str] = {}
         on_top = True
         for step in steps:
@@ -124,7 +124,7 @@ class _Walk:
             if place is None:
                 break
             if on_top:
-                places[place] = scope
+                places[place] = document_scope(bottom, place)
             if isinstance(step.work, RunWork):
                 return places
             on_top = on_top and isinstance(step.work, WorkdirWork)  # it may write nothing

@@ -21,7 +21,6 @@ from ci_plugins.foreign.noted import Noted, NotedTag, read_noted, write_noted
 from ci_plugins.oci import Descriptor, Digest, media, sha256_digest
 
 BASE = sha256_digest(b"base")
-SCOPE = document_scope(BASE)
 ONE, TWO = "registry.test/one", "registry.test/two"
 
 
@@ -46,7 +45,11 @@ def chain(*names: str, repository: str = ONE) -> list[KnownLayer]:
 
 
 def told(store: MemoryStore, place: Digest) -> tuple[KnownLayer, ...]:
-    return read_document(store.lookup([place], [SCOPE]).get(place))
+    return read_document(store.lookup([place], [document_scope(BASE, place)]).get(place))
+
+
+def all_of(store: MemoryStore) -> list[CacheRecord]:
+    return list(store.records(store.scopes()))
 
 
 def test_a_document_tells_all_that_stands_on_its_place() -> None:
@@ -68,19 +71,20 @@ def test_repositories_share_documents() -> None:
     assert told(store, place) == tuple(two)
     assert told(store, one[1].place) == ()
     publish(store, TWO, two, [])
-    assert list(store.records([SCOPE])) == []
+    assert all_of(store) == []
 
 
 def test_what_was_lost_comes_back_with_the_next_index() -> None:
     one, two, store = chain("a", "b"), chain("a", "c", repository=TWO), MemoryStore()
     publish(store, TWO, (), two)
-    before = store.lookup([two[0].place], [SCOPE])
+    before = store.lookup([two[0].place], [two[0].scope])
     publish(store, ONE, (), one)
     store.put(list(before.values()))  # somebody who read it earlier has written it later
     assert set(told(store, one[0].place)) == set(two)
     publish(store, ONE, one, one)
     assert set(told(store, one[0].place)) == {*one, *two}
-    store.remove([record.key for record in store.records([SCOPE])], SCOPE)
+    for record in all_of(store):
+        store.remove([record.key], record.scope)
     publish(store, ONE, one, one)
     assert set(told(store, one[0].place)) == set(one)
 
@@ -174,7 +178,7 @@ def test_a_walk_finds_the_same_however_the_forest_is_cut(seed: int, images: int,
                 known[repository].setdefault(one.identity, one)
                 below = one.chain
             publish(store, repository, before, list(known[repository].values()))
-        assert max(len(read_document(record)) for record in store.records([SCOPE])) <= most
+        assert max(len(read_document(record)) for record in all_of(store)) <= most
 
     def look_up(keys: Sequence[Digest], scopes: Sequence[str]) -> list[Mapping[Digest, CacheRecord]]:
         return [store.lookup(keys, scopes)]
@@ -187,10 +191,10 @@ def test_a_walk_finds_the_same_however_the_forest_is_cut(seed: int, images: int,
         below = waiting.pop()
         places = [layer("", below, step=f"step {number}").place for number in range(3)]
         if not forest.tells_all(below):
-            forest.ask(dict.fromkeys(places, SCOPE))
+            forest.ask({place: document_scope(BASE, place) for place in places})
         for place in places:
             assert [replace(one, more=False) for one in forest.layers(place)] == newest(at[place])
             reached = {one.chain for one in forest.layers(place)} - seen
             seen |= reached
             waiting += reached
-    assert forest.questions == 1 or any(one.more for record in store.records([SCOPE]) for one in read_document(record))
+    assert forest.questions == 1 or any(one.more for record in all_of(store) for one in read_document(record))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from ci_plugins.cache.chained import ChainedStore
 from ci_plugins.cache.memory import MemoryStore
 from ci_plugins.cache.record import FOREIGN, CacheRecord, RecordedLayer
 from ci_plugins.context import Context
@@ -17,6 +18,7 @@ from ci_plugins.foreign import documents
 from ci_plugins.foreign.asked import ForeignForest
 from ci_plugins.foreign.chains import step_foreign_key
 from ci_plugins.foreign.index import Indexed, Indexer
+from ci_plugins.foreign.known import document_scope
 from ci_plugins.foreign.match import ForeignImages, foreign_records
 from ci_plugins.foreign.noted import read_noted
 from ci_plugins.oci import Descriptor, Digest, History, ImageConfig, Manifest, Platform, Reference, media, sha256_digest
@@ -64,8 +66,8 @@ class Walk:
     def __init__(self, directory: Path, registry: Registry) -> None:
         self.directory, self.registry = directory, registry
         self.store = MemoryStore()
-        #: (keys, scopes) of every question
-        self.asked: list[tuple[int, int]] = []
+        #: how many keys every question was for
+        self.asked: list[int] = []
         self.proven: list[tuple[str, str]] = []
         self.fitting = {b"copied"}
         self.missing: set[Digest] = set()
@@ -77,7 +79,7 @@ class Walk:
         return Indexer(known, known.resolve, self.store, pool).index(repository, list(known.tags))  # type: ignore[arg-type]
 
     def look_up(self, keys: Sequence[Digest], scopes: Sequence[str]) -> list[Mapping[Digest, CacheRecord]]:
-        self.asked.append((len(keys), len(scopes)))
+        self.asked.append(len(keys))
         return [self.store.lookup(keys, scopes)]
 
     def stages(self, text: str, **args: str) -> Sequence[Stage]:
@@ -218,7 +220,7 @@ TWELVE_TEXT = "FROM base\n" + "".join(f"RUN step {n}\n" for n in range(12))
 def test_twelve_runs_are_one_question(directory: Path) -> None:
     walk = Walk(directory, Registry(v1=image("2026-01-01", *TWELVE)))
     assert walk(TWELVE_TEXT) == ["-"] * 12
-    assert walk.asked == [(1, 1)]
+    assert walk.asked == [1]
 
 
 def test_what_the_build_knows_is_not_asked_for(directory: Path) -> None:
@@ -230,14 +232,14 @@ def test_what_the_build_knows_is_not_asked_for(directory: Path) -> None:
     # from the seventh step on
     half = {step.key: known[step.key] for step in walk.stages(TWELVE_TEXT)[0].steps[:6]}
     assert walk(TWELVE_TEXT, half) == [""] * 6 + ["-"] * 6
-    assert walk.asked == [(1, 1)]
+    assert walk.asked == [1]
 
 
 def test_an_index_of_other_images_is_asked_once(directory: Path) -> None:
     walk = Walk(directory, Registry(v1=image("2026-01-01", *TWELVE)))
     assert walk("FROM base\nWORKDIR /\nCOPY a /\nRUN other\nRUN step 1\n") == ["", "", "", ""]
     # WORKDIR, which may write nothing, and the COPY after it
-    assert walk.asked == [(2, 1)]
+    assert walk.asked == [2]
     walk.store = MemoryStore()
     assert walk(TWELVE_TEXT, index=False) == [""] * 12
     assert len(walk.asked) == 1
@@ -259,8 +261,8 @@ def test_all_stages_are_one_question(directory: Path) -> None:
         "FROM first\nRUN two\nCOPY --from=second a /\nCOPY --from=third a /\n"
     )
     assert walk(text) == ["two", "", ""]
-    # two places on the base, in the scope of its lowest layer; one on nothing
-    assert walk.asked == [(3, 2)]
+    # two places on the base, one on nothing
+    assert walk.asked == [3]
 
 
 def test_what_does_not_fit_into_a_document_is_another_question(
@@ -269,7 +271,7 @@ def test_what_does_not_fit_into_a_document_is_another_question(
     monkeypatch.setattr(documents, "MOST_LAYERS", 5)
     walk = Walk(directory, Registry(v1=image("2026-01-01", *TWELVE)))
     assert walk(TWELVE_TEXT) == ["-"] * 12
-    assert walk.asked == [(1, 1)] * 3
+    assert walk.asked == [1] * 3
 
 
 def test_layers_of_another_repository_are_found_and_forgotten(directory: Path) -> None:
@@ -284,6 +286,25 @@ def test_layers_of_another_repository_are_found_and_forgotten(directory: Path) -
     assert walk(text) == ["one", ""]
 
 
+def test_two_stores_are_both_asked_and_nothing_is_kept(directory: Path) -> None:
+    """What was kept here would hide what is indexed there later."""
+    walk = Walk(directory, Registry(v1=image("2026-01-01", RUN_1, RUN_2)))
+    walk.index()
+    local, shared = MemoryStore(), walk.store
+    chained = ChainedStore(local, shared, walk.warnings.append)
+    walk.look_up = chained.lookup_in_each  # type: ignore[method-assign]
+    text = "FROM base\nRUN one\nRUN two\n"
+    assert walk(text, index=False) == ["one", "two"]
+    assert local.scopes() == ()
+    newer = image("2026-01-02", ("RUN /bin/sh -c one # buildkit", b"other"))
+    walk.store = local
+    walk.index(Registry(v1=newer))
+    assert walk(text, index=False) == ["other", ""]
+    walk.missing = {sha256_digest(b"other")}
+    assert walk(text, index=False) == ["one", "two"]
+    assert walk.warnings == []
+
+
 def test_an_index_of_an_earlier_layout_is_ignored(directory: Path) -> None:
     """Then every layer was a record of its own, below the key it was found by."""
     walk = Walk(directory, Registry())
@@ -292,7 +313,7 @@ def test_an_index_of_an_earlier_layout_is_ignored(directory: Path) -> None:
     assert place
     layer = RecordedLayer(Descriptor(media.OCI_LAYER_GZIP, sha256_digest(b"gz"), 2), sha256_digest(b"one"), 2)
     inputs = {"image": f"{REPOSITORY}:v1", "below": BASE, "chain": BASE}
-    for scope in (f"foreign:{REPOSITORY}", f"foreign:{BASE}"):
+    for scope in (f"foreign:{REPOSITORY}", document_scope(BASE, place)):
         old = CacheRecord(place, None, "RUN one", layer, "", 0.0, scope, (REPOSITORY,), inputs=inputs)
         walk.store.put([old, replace(old, key=sha256_digest(b"its own"), parent=place)])
     assert walk("FROM base\nRUN one\n") == [""]
@@ -335,6 +356,17 @@ def test_an_index_follows_its_repository(directory: Path) -> None:
     del registry.tags["v2"]
     walk.index()
     assert walk("FROM base\nRUN one\nRUN two\n") == ["one", ""]
+
+
+def test_only_what_leads_to_a_run_is_known(directory: Path) -> None:
+    unknown = ("something else", b"old")
+    for steps, kept in [
+        ((COPY, RUN_1, COPY), 2),
+        ((COPY, COPY), 0),
+        ((COPY, unknown, RUN_1), 1),
+        ((RUN_1, COPY, RUN_2, unknown, COPY, RUN_2), 5),
+    ]:
+        assert Walk(directory, Registry()).index(Registry(v1=image("2026-01-01", *steps))).layers == kept
 
 
 def test_of_many_layers_in_one_place_the_newest_are_kept(directory: Path) -> None:
