@@ -47,13 +47,18 @@ def index_images(options: IndexOptions, warn: Callable[[str], None]) -> Iterator
                 tags = [tag for tag in tags if kind_of(tag) is None]
                 yield indexer.index(f"{place.registry}/{place.repository}", tags)
     except CacheUnavailable as error:  # closing too: some stores finish their work only there
-        raise StateError(f"the index cannot be written: {error}") from error
+        remedy = None if _is_local(options) else "Check what --cache names, and that you may write there."
+        raise StateError(f"the index cannot be written: {error}", remedy=remedy) from error
 
 
 def _open(options: IndexOptions, client_for: Callable[[str], RegistryClient]) -> CacheStore:
-    if options.cache in ("auto", "off"):
+    if _is_local(options):
         return SqliteStore(options.state / "index.sqlite")
     return open_store(options.cache, client_for)
+
+
+def _is_local(options: IndexOptions) -> bool:
+    return options.cache in ("auto", "off")
 
 
 def _repositories(options: IndexOptions, client_for: Callable[[str], RegistryClient]) -> list[Reference]:

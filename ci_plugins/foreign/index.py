@@ -23,7 +23,8 @@ _CONFIGS = (media.OCI_CONFIG, media.DOCKER_CONFIG)
 
 @dataclass(slots=True)
 class Indexed:
-    """What was found in one repository. `unchanged` tags were read before; `left_out` are (image, reason)."""
+    """What was found in one repository. `unchanged` tags were read before, `layers` are known now, `removed` are not any
+    more; `left_out` are (image, reason)."""
 
     repository: str
     tags: int = 0
@@ -57,11 +58,10 @@ class Indexer:
         result = Indexed(repository, tags=len(tags))
         before = read_noted(self._store, repository)
         now = Noted.of(repository, self._tags(before, tags, result))
-        known = {layer.identity for layer in before.layers()}
-        layers = now.layers()
-        result.layers = len({layer.identity for layer in layers} - known)
-        result.removed = len(known - {layer.identity for layer in layers})
-        publish(self._store, repository, before.layers(), layers)
+        known, layers = before.layers(), now.layers()
+        result.layers = len(layers)
+        result.removed = len({layer.identity for layer in known} - {layer.identity for layer in layers})
+        publish(self._store, repository, known, layers)
         # Last: what is noted is not read again.
         if now == before:
             touch_noted(self._store, now)

@@ -130,7 +130,7 @@ def write_document(place: Digest, layers: Sequence[KnownLayer]) -> CacheRecord:
     return CacheRecord(
         key=place,
         parent=None,
-        instruction=f"{len(layers)} layers built elsewhere, such as one of {layers[0].image}",
+        instruction=f"layers built elsewhere: {len(layers)}, such as one of {layers[0].image}",
         layer=None,
         created=layers[0].created,
         seconds=0.0,

@@ -206,12 +206,19 @@ def test_an_index_of_other_images_is_one_question_more_at_most(
 def test_indexing_again_asks_one_thing_a_tag(
     store: Store, elsewhere: str, registry: DockerRegistry, runner: Callable[[], Cli]
 ) -> None:
-    index(runner(), elsewhere, store)
     with FaultProxy.start(registry.port) as proxy:
         repository = f"{proxy.host}/{elsewhere.partition('/')[2]}"
-        index(runner(), repository, store)
+        first = index(runner(), repository, store)
         proxy.forget()
         again = index(runner(), repository, store)
-        assert (again["tags"], again["unchanged"], again["images"], again["layers"]) == (1, 1, 0, 0)
+        assert (again["tags"], again["unchanged"], again["images"], again["layers"]) == (1, 1, 0, first["layers"])
         seen = [(one.method, one.path.partition("?")[0].rpartition("/")[2]) for one in proxy.requests]
         assert [one for one in seen if one[1] not in ("", "list")] == [("HEAD", "1")]
+
+
+def test_a_store_that_does_not_answer_is_said(elsewhere: str, cli: Cli) -> None:
+    place = ("--state", cli.state, "--cache", "registry://127.0.0.1:1/ci/index")
+    done = cli("cache", "index", elsewhere, *place, check=False)
+    assert done.returncode == 61
+    assert "error: the index cannot be written: the cache registry://127.0.0.1:1/ci/index" in done.stderr
+    assert "next: Check what --cache names" in done.stderr
