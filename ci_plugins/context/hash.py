@@ -29,8 +29,8 @@ class FileToHash(NamedTuple):
     mtime_ns: int
 
 
-#: The file that was read: its digest, its device and inode, when anything about it was last changed (ns). A plain tuple:
-#: that is how helpers send it, and there are many.
+#: The file that was read: its digest, its device and inode, when anything about it was last changed (ns). A plain
+#: tuple: that is how helpers send it, and there are many.
 HashedFile = tuple[Digest, int, int, int]
 
 

@@ -53,8 +53,9 @@ def helping(count: int, todo: deque[tuple[int, Batch]], done: dict[int, Answers]
 
 
 def _start() -> subprocess.Popen[bytes]:
+    names = f"utf8={sys.flags.utf8_mode}"  # it reads file names as this process does, whatever -I keeps from it
     return subprocess.Popen(
-        [sys.executable, "-I", "-S", _PROGRAM],
+        [sys.executable, "-I", "-S", "-X", names, _PROGRAM],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
