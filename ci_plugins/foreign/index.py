@@ -23,8 +23,8 @@ _CONFIGS = (media.OCI_CONFIG, media.DOCKER_CONFIG)
 
 @dataclass(slots=True)
 class Indexed:
-    """What was found in one repository. `unchanged` tags were read before, `layers` are known now, `removed` are not any
-    more; `left_out` are (image, reason)."""
+    """What was found in one repository. `unchanged` tags were read before, `layers` are known now, `removed` ones are
+    not any more; `left_out` are (image, reason)."""
 
     repository: str
     tags: int = 0
