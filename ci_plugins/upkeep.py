@@ -180,11 +180,12 @@ def _prune_state(
 
         with suppress(EngineUnavailable):
             NativeEngine(state / "scratch")
-    blobs = {layer.descriptor.digest for layer in kept}
-    gone = {layer.descriptor.digest for layer in before} - blobs
-    freed += prune_blobs(state / "blobs" / "sha256", Needed(blobs, gone, since))
     layers = {layer.diff_id for layer in kept}
-    freed += prune_layers(state, Needed(layers, {layer.diff_id for layer in before} - layers, since))
+    pruned, left = prune_layers(state, Needed(layers, {layer.diff_id for layer in before} - layers, since))
+    # A build that uses the snapshot of a forgotten step may be about to send its blob.
+    blobs = {layer.descriptor.digest for layer in (*kept, *before) if layer.diff_id in layers | left}
+    gone = {layer.descriptor.digest for layer in before} - blobs
+    freed += pruned + prune_blobs(state / "blobs" / "sha256", Needed(blobs, gone, since))
     return freed + remove_unused(state / "mounts", time.time() - DEFAULT_LIMITS.age if limit is None else limit)
 
 

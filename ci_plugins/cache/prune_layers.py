@@ -51,11 +51,12 @@ def prune_blobs(directory: Path, needed: Needed) -> Freed:
     return freed
 
 
-def prune_layers(state: Path, needed: Needed) -> Freed:
-    """Raises StateError, where it cannot even look; what cannot be removed is told."""
+def prune_layers(state: Path, needed: Needed) -> tuple[Freed, set[Digest]]:
+    """Snapshots and tables of contents; also the DiffIDs of the snapshots that are left. Raises StateError, where it
+    cannot even look; what cannot be removed is told."""
     with state_errors(state):
         snapshots, left = _prune_snapshots(state / "snapshots", needed)
-        return snapshots + _prune_tocs(state / "toc", needed, left)
+        return snapshots + _prune_tocs(state / "toc", needed, left), left
 
 
 def _prune_snapshots(root: Path, needed: Needed) -> tuple[Freed, set[Digest]]:

@@ -14,6 +14,9 @@ from ci_plugins.layer.entry import EntryType
 from ci_plugins.mounts.index import MountIndex, Node, Pack
 from ci_plugins.mounts.listing import Limits, within
 
+#: type, mode, owner, group, link and chunks of a path
+Content = tuple[EntryType, int, int, int, str, tuple[str, ...]]
+
 
 def merged(own: MountIndex, theirs: MountIndex, base: MountIndex | None, limits: Limits) -> MountIndex:
     """`own` and `theirs` together, as large and old as `limits` allow, on packs of both."""
@@ -24,20 +27,21 @@ def merged(own: MountIndex, theirs: MountIndex, base: MountIndex | None, limits:
         for path in others
         if path not in mine and (path in ours or path not in before or before[path] != others[path])
     }
+    standing = _standing({**{path: ours[path] for path in mine}, **{path: others[path] for path in new}})
     used = {node.path: node.used for node in theirs.nodes}
     nodes = [
-        *(replace(node, used=max(node.used, used.get(node.path, 0))) for node in subset(own, mine)),
-        *subset(theirs, new),
+        *(replace(node, used=max(node.used, used.get(node.path, 0))) for node in subset(own, mine & standing)),
+        *subset(theirs, new & standing),
     ]
-    kept = within(_standing(sorted(nodes, key=_place)), limits, own.saved)
+    kept = within(sorted(nodes, key=lambda node: _place(node.path)), limits, own.saved)
     return MountIndex(own.id, own.saved, packs_for(kept, (*theirs.packs, *own.packs)), tuple(kept))
 
 
-def contents(index: MountIndex) -> dict[str, tuple[object, ...]]:
+def contents(index: MountIndex) -> dict[str, Content]:
     """What each path is, but for its times: equal for what need not be written again. A hard link is the file that it
     is a name of."""
     files = {node.path: node for node in index.nodes}
-    found: dict[str, tuple[object, ...]] = {}
+    found: dict[str, Content] = {}
     for node in index.nodes:
         one = files[node.link] if node.type is EntryType.HARDLINK else node
         found[node.path] = (one.type, one.mode, one.uid, one.gid, one.link, one.chunks)
@@ -73,8 +77,8 @@ def packs_for(nodes: Iterable[Node], packs: Sequence[Pack]) -> tuple[Pack, ...]:
 
 def made_of(index: MountIndex, chunks: Collection[str]) -> MountIndex:
     """Without what lacks one of its chunks."""
-    kept = {node.path for node in index.nodes if all(chunk in chunks for chunk in node.chunks)}
-    return replace(index, nodes=tuple(_standing(subset(index, kept))))
+    kept = {path for path, (*_, held) in contents(index).items() if all(chunk in chunks for chunk in held)}
+    return replace(index, nodes=subset(index, kept))
 
 
 _EMPTY = MountIndex("", 0, (), ())
@@ -82,9 +86,9 @@ _EMPTY = MountIndex("", 0, (), ())
 
 def _is_mine(
     path: str,
-    ours: Mapping[str, tuple[object, ...]],
-    others: Mapping[str, tuple[object, ...]],
-    before: Mapping[str, tuple[object, ...]],
+    ours: Mapping[str, Content],
+    others: Mapping[str, Content],
+    before: Mapping[str, Content],
 ) -> bool:
     """Whether the own node of a path is the one that counts."""
     if path not in others or ours[path] == others[path] or before.get(path) != ours[path]:
@@ -93,20 +97,16 @@ def _is_mine(
     return EntryType.DIRECTORY in (ours[path][0], others[path][0]) and ours[path][0] != others[path][0]
 
 
-def _standing(nodes: Iterable[Node]) -> list[Node]:
-    """Without what is in no directory, or a link to no file, of these; `nodes` are sorted."""
-    kept = []
-    kinds: dict[str, EntryType] = {}
-    for node in nodes:
-        if node.path and kinds.get(node.path.rpartition("/")[0]) is not EntryType.DIRECTORY:
-            continue
-        if node.type is EntryType.HARDLINK and kinds.get(node.link) is not EntryType.FILE:
-            continue
-        kinds[node.path] = node.type
-        kept.append(node)
-    return kept
+def _standing(found: Mapping[str, Content]) -> set[str]:
+    """The paths that are in directories of it."""
+    standing: set[str] = set()
+    for path in sorted(found, key=_place):
+        parent = path.rpartition("/")[0]
+        if not path or (parent in standing and found[parent][0] is EntryType.DIRECTORY):
+            standing.add(path)
+    return standing
 
 
-def _place(node: Node) -> list[str]:
+def _place(path: str) -> list[str]:
     """Sorts as a walk of the tree does."""
-    return node.path.split("/") if node.path else []
+    return path.split("/") if path else []

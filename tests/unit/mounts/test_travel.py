@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,10 @@ from ci_plugins.cache.removal import Freed
 from ci_plugins.errors import DiskFull, Interrupted, RegistryUnreachable, VerificationError
 from ci_plugins.events import ActiveSpan, Recorder
 from ci_plugins.layer.entry import EntryType
+from ci_plugins.mounts import current as current_module
+from ci_plugins.mounts import directory_store
 from ci_plugins.mounts import save as save_module
+from ci_plugins.mounts.catch_up import place
 from ci_plugins.mounts.directory_store import DirectoryChunks
 from ci_plugins.mounts.index import DamagedIndex, MountIndex, Node, pack_json
 from ci_plugins.mounts.listing import Limits, walk
@@ -45,6 +49,10 @@ class Runner:
     def lease(self) -> Path:
         with self.manager.lease([MountRequest(SPEC)], self.parent, NEVER) as (bind,):
             return bind.source
+
+    def save_after_use(self) -> Saved:
+        self.lease()
+        return self.save()
 
     def save(self) -> Saved:
         (saved,) = self.manager.save(self.parent, NEVER)
@@ -341,6 +349,209 @@ def test_an_interrupt_ends_a_restore_and_a_save(tmp_path: Path, store: Directory
     with pytest.raises(Interrupted), runner.manager.lease([MountRequest(SPEC)], runner.parent, stop):
         pass
     assert time.monotonic() - began < 1.5
+
+
+# -- several runners ---------------------------------------------------------------------------------------------------
+
+
+def names_in(root: Path) -> list[str]:
+    return sorted(str(path.relative_to(root)) for path in root.rglob("*"))
+
+
+def test_two_runners_lose_nothing_of_each_other(tmp_path: Path, store: DirectoryChunks) -> None:
+    first, second = (Runner(tmp_path / name, store) for name in ("one", "two"))
+    roots = first.lease(), second.lease()
+    same = os.urandom(3000)
+    for name, root in zip(("one", "two"), roots, strict=True):
+        (root / name).write_bytes(os.urandom(1000))
+        (root / "both").write_bytes(same)
+        (root / "which").write_text(name)
+    first.save()
+    assert second.save().sent < 2000, "what the other one has sent is not sent again"
+    third = Runner(tmp_path / "three", store).lease()
+    assert names_in(third) == ["both", "one", "two", "which"]
+    assert (third / "which").read_text() == "two"
+    # and again: neither takes away what the other has added, nor brings back what it had before
+    (roots[0] / "more").write_text("x")
+    first.save()
+    (roots[1] / "which").unlink()
+    second.save()
+    assert names_in(Runner(tmp_path / "four", store).lease()) == ["both", "more", "one", "two"]
+
+
+def test_many_at_once_lose_nothing(tmp_path: Path, store: DirectoryChunks) -> None:
+    runners = [Runner(tmp_path / str(number), DirectoryChunks(tmp_path / "store")) for number in range(6)]
+    for number, runner in enumerate(runners):
+        root = runner.lease()
+        for each in range(20):
+            (root / f"{number} {each}").write_text(f"{number} {each}")
+    start = threading.Barrier(len(runners))
+
+    def save(runner: Runner) -> None:
+        start.wait()
+        runner.save()
+
+    threads = [threading.Thread(target=save, args=(runner,)) for runner in runners]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not [warning for runner in runners for warning in runner.recorder.warnings()]
+    assert len(names_in(Runner(tmp_path / "last", store).lease())) == 120
+
+
+def test_a_store_without_locks_is_looked_at_again(
+    tmp_path: Path, store: DirectoryChunks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(directory_store, "_lock", lambda descriptor: False)
+    test_two_runners_lose_nothing_of_each_other(tmp_path, store)
+
+
+def test_a_writer_who_came_in_between_is_taken_in(tmp_path: Path, store: DirectoryChunks) -> None:
+    class Overtaken(Failing):
+        overtaken = False
+
+        def put_index(self, name: str, data: bytes, packs: Sequence[Descriptor], *, replacing: Digest | None) -> bool:
+            if not self.overtaken:
+                self.overtaken = True
+                other = Runner(tmp_path / "other", store)
+                (other.lease() / "theirs").write_text("x")
+                other.save()
+            return store.put_index(name, data, packs, replacing=replacing)
+
+    runner = Runner(tmp_path / "one", Overtaken(store, "", DiskFull("")))
+    (runner.lease() / "own").write_text("x")
+    assert runner.save().result == "saved"
+    assert names_in(Runner(tmp_path / "three", store).lease()) == ["own", "theirs"]
+
+
+def test_a_damaged_index_is_replaced(tmp_path: Path, store: DirectoryChunks) -> None:
+    runner = Runner(tmp_path / "one", store)
+    (runner.lease() / "file").write_bytes(b"x")
+    runner.save()
+    (path,) = (tmp_path / "store/indexes").iterdir()
+    path.write_bytes(path.read_bytes()[:-3])
+    (runner.lease() / "more").write_bytes(b"y")
+    assert runner.save().result == "saved"
+    assert names_in(Runner(tmp_path / "two", store).lease()) == ["file", "more"]
+
+
+def test_a_runner_that_has_the_mount_gets_what_others_have_added(tmp_path: Path, store: DirectoryChunks) -> None:
+    def warm() -> Runner:
+        return Runner(tmp_path / "warm", store)
+
+    runner = warm()
+    root = runner.lease()
+    for name in ("kept", "removed", "changed", "theirs too"):
+        (root / name).write_text("first")
+    runner.save()
+    other = Runner(tmp_path / "other", store)
+    there = other.lease()
+    (there / "deep/er").mkdir(parents=True)
+    (there / "deep/er").chmod(0o2750)
+    (there / "deep/er/file").write_text("new")
+    os.link(there / "deep/er/file", there / "linked")
+    os.symlink("nowhere", there / "soft")
+    (there / "theirs too").write_text("second")
+    (there / "empty").mkdir()
+    other.save()
+    (root / "removed").unlink()
+    (root / "changed").write_text("here")
+    (root / "own").write_text("own")
+    root = warm().lease()
+    assert names_in(root) == [
+        "changed", "deep", "deep/er", "deep/er/file", "kept", "linked", "own", "soft", "theirs too",
+    ]  # fmt: skip
+    assert (root / "changed").read_text() == "here"
+    assert (root / "theirs too").read_text() == "first", "what is there is left alone"
+    assert (root / "deep/er").stat().st_mode & 0o7777 == 0o2750
+    assert (root / "linked").stat().st_nlink == 2
+    assert not (root.parent / "new").exists()
+    assert warm().save_after_use().result == "saved"
+    last = Runner(tmp_path / "last", store).lease()
+    assert (last / "theirs too").read_text() == "second", "and nobody's change is taken back"
+    assert (last / "changed").read_text() == "here"
+    assert not (last / "removed").exists()
+    assert (last / "own").exists()
+
+
+def test_what_was_compared_is_not_asked_for_again(tmp_path: Path, store: DirectoryChunks) -> None:
+    first = Runner(tmp_path / "one", store)
+    (first.lease() / "a").write_text("a")
+    first.save()
+    second = Runner(tmp_path / "two", store)
+    (second.lease() / "b").write_text("b")
+    second.save()
+
+    read: list[str] = []
+
+    class Noted(Failing):
+        def index(self, name: str) -> bytes | None:
+            read.append(name)
+            return store.index(name)
+
+    for _ in range(3):
+        runner = Runner(tmp_path / "one", Noted(store, "", DiskFull("")))
+        assert names_in(runner.lease()) == ["a", "b"]
+        runner.lease()
+    assert len(read) == 1
+
+
+def test_a_slow_store_is_not_waited_for(
+    tmp_path: Path, store: DirectoryChunks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = Runner(tmp_path / "one", store)
+    (first.lease() / "a").write_text("a")
+    first.save()
+    monkeypatch.setattr("ci_plugins.mounts.travel._ASKING", 0.2)
+
+    class Slow(Failing):
+        def stamp(self, name: str) -> Digest | None:
+            time.sleep(3)
+            return None
+
+    began = time.monotonic()
+    runner = Runner(tmp_path / "one", Slow(store, "", DiskFull("")))
+    assert names_in(runner.lease()) == ["a"]
+    assert time.monotonic() - began < 1.5
+    assert len(runner.recorder.warnings()) == 1
+
+
+def test_what_there_is_no_time_for_comes_another_time(
+    tmp_path: Path, store: DirectoryChunks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = Runner(tmp_path / "one", store)
+    (first.lease() / "a").write_text("a")
+    first.save()
+    second = Runner(tmp_path / "two", store)
+    (second.lease() / "b").write_text("b")
+    second.save()
+    with monkeypatch.context() as patch:
+        patch.setattr("ci_plugins.mounts.travel._FETCHING", -1.0)
+        patch.setattr("ci_plugins.mounts.travel.current", partial(_unhurried, current_module.current))
+        assert names_in(Runner(tmp_path / "one", store).lease()) == ["a"]
+    assert names_in(Runner(tmp_path / "one", store).lease()) == ["a", "b"]
+
+
+def _unhurried(real: Callable[..., object], *arguments: object) -> object:
+    return real(*arguments[:-1])
+
+
+def test_what_is_added_never_leads_out(tmp_path: Path) -> None:
+    new, data, outside = (tmp_path / name for name in ("new", "data", "outside"))
+    for path in (new / "dir/sub", data, outside):
+        path.mkdir(parents=True)
+    (new / "dir/file").write_text("x")
+    (new / "dir/sub/file").write_text("x")
+    (new / "other").write_text("x")
+    os.symlink(outside, data / "dir")
+    nodes = [
+        Node(one.path, one.type, one.mode, one.uid, one.gid, one.mtime_ns, one.used, one.size, one.link)
+        for one in walk(new)
+    ]
+    assert place(nodes, new, data) == 1
+    assert names_in(outside) == []
+    assert names_in(data) == ["dir", "other"]
 
 
 def test_pruning_keeps_what_is_named(tmp_path: Path, store: DirectoryChunks) -> None:
