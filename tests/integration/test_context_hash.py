@@ -24,6 +24,8 @@ from ci_plugins.context import hash as hash_module
 from ci_plugins.context.hash import FileToHash, HashedFile, hash_files
 from ci_plugins.errors import CiPluginsError, ContextChanged
 
+pytestmark = pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
+
 OLD = 1_600_000_000
 
 #: Instead of the helper. `answer` reads one batch and answers it right.
@@ -240,6 +242,17 @@ def test_errors_are_the_same(
     assert (type(caught.value), str(caught.value)) == (type(expected.value), str(expected.value))
     assert caught.value.remedy == expected.value.remedy
     assert files[where[0]].path in str(caught.value)
+
+
+@pytest.mark.usefixtures("eager", "started")
+def test_the_first_of_many_errors_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Helpers come upon errors while this process has yet to: they begin at the other end."""
+    files = files_in(tmp_path, 100)
+    for file in files[2:]:
+        Path(file.path).unlink()
+    slowly(monkeypatch, 0.3)
+    with pytest.raises(ContextChanged, match=files[2].path):
+        hash_files(files)
 
 
 def test_an_unreadable_file() -> None:
