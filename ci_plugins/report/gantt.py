@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from ci_plugins.report.text import seconds, shorten, size
 from ci_plugins.report.timeline import Phase, Step, Timeline, Transfer
+from ci_plugins.values import dataclass
 
 COLOURS = {
     "ran": "#3b6fb6",

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from ci_plugins.report.text import seconds, size
 from ci_plugins.report.timeline import Step, Timeline
+from ci_plugins.values import dataclass
 
 #: per cent of the total below which a wait of this kind is not worth a line
 _LEAST = {"other": 5}
