@@ -6,15 +6,21 @@ import json
 import os
 import signal
 import subprocess
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from ci_plugins.events import Recorder
+from ci_plugins.mounts.manager import MountManager
 from ci_plugins.mounts.registry_store import RegistryChunks
+from ci_plugins.mounts.spec import MountRequest, MountSpec
+from ci_plugins.serve import create_server
 from ci_plugins.storage.registry import RegistryClient
 from tests.harness import Built, Cli, run
 from tests.servers import DockerRegistry
@@ -361,13 +367,72 @@ def test_a_save_that_is_killed_leaves_what_was_there(
 
 
 def test_two_runners_save_at_once(cli: Cli, dockerfile: Write, tag: str) -> None:
-    """One of them is what the next runner finds, whole."""
+    """The next runner finds what either has, and of what both have one whole file."""
     shared = ("--cache-mounts", "shared", "--push", "--tag", tag)
-    context = dockerfile("RUN --mount=type=cache,target=/c for n in $(seq 50); do echo $HOSTNAME$n > /c/$n; done")
+    context = dockerfile(
+        "RUN --mount=type=cache,target=/c for n in $(seq 50); do echo $n > /c/$n; done; "
+        "touch /c/own$(cat /proc/sys/kernel/random/uuid)"
+    )
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(lambda name: output(another(cli, name), context, *shared, "--no-cache"), ("one", "two")))
     count = dockerfile("RUN --mount=type=cache,target=/c ls /c | wc -l")
-    assert " 50\n" in output(another(cli, "three"), count, *shared)
+    assert " 52\n" in output(another(cli, "three"), count, *shared)
+
+
+@contextmanager
+def served(registry: DockerRegistry, kind: str, folder: Path) -> Iterator[str]:
+    """The address of a registry of a kind."""
+    if kind == "docker-registry":
+        yield registry.host
+        return
+    server = create_server(folder)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield server.address
+    finally:
+        server.shutdown()
+
+
+@pytest.mark.parametrize("kind", ["docker-registry", "serve"])
+def test_savers_that_meet_lose_nothing(registry: DockerRegistry, tmp_path: Path, kind: str) -> None:
+    """Three runners, ten times each, as quick as they can: every file that was ever saved is there in the end."""
+    recorder, never = Recorder(), threading.Event()
+    request = MountRequest(MountSpec("/c", "/c"))
+    with served(registry, kind, tmp_path / "registry") as host, ExitStack() as stack:
+        parent = recorder.begin("build", "test")
+
+        def manager(name: str) -> MountManager:
+            client = RegistryClient(host)
+            stack.callback(client.close)
+            store = RegistryChunks(client, "mounts/meeting")
+            return MountManager(tmp_path / name, "shared", recorder, remote=store, scopes=("main",))
+
+        def use(name: str) -> None:
+            for number in range(10):
+                one = manager(name)
+                with one.lease([request], parent, never) as (bind,):
+                    (bind.source / f"{name}{number}").write_text(name)
+                assert one.save(parent, never)[0].result == "saved"
+
+        with ThreadPoolExecutor(3) as pool:
+            list(pool.map(use, ("a", "b", "c")))
+        with manager("last").lease([request], parent, never) as (bind,):
+            found = {path.name for path in bind.source.iterdir()}
+    assert not recorder.warnings()
+    assert found == {f"{name}{number}" for name in "abc" for number in range(10)}
+
+
+def test_a_runner_that_has_the_mount_sees_what_others_saved(cli: Cli, dockerfile: Write, tag: str) -> None:
+    shared = ("--cache-mounts", "shared")
+    cli.build(dockerfile("RUN --mount=type=cache,target=/c echo first > /c/first"), *shared, tag=tag)
+    other = another(cli, "other")
+    other.build(dockerfile("RUN --mount=type=cache,target=/c echo second > /c/second"), *shared, tag=tag)
+    third = dockerfile("RUN --mount=type=cache,target=/c cat /c/first /c/second && rm /c/first")
+    added = mount_bytes(cli.build(third, *shared, tag=tag))
+    assert added["restore"]["result"] == "added"
+    assert added["save"]["result"] == "saved"
+    last = dockerfile("RUN --mount=type=cache,target=/c test ! -e /c/first && cat /c/second")
+    assert "second" in output(another(cli, "last"), last, *shared, "--push", "--tag", tag)
 
 
 def test_a_registry_is_pruned_by_age(cli: Cli, dockerfile: Write, tag: str, registry: DockerRegistry) -> None:

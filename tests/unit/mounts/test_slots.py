@@ -13,7 +13,7 @@ from ci_plugins.errors import Interrupted
 from ci_plugins.events import Recorder
 from ci_plugins.mounts.listing import Limits
 from ci_plugins.mounts.manager import MountManager
-from ci_plugins.mounts.slots import Slot, lease
+from ci_plugins.mounts.slots import Slot, lease, remove_unused
 from ci_plugins.mounts.spec import MountRequest, MountSpec, Sharing
 
 NEVER = threading.Event()
@@ -137,3 +137,73 @@ def test_what_nobody_used_for_long_is_removed_but_not_what_is_in_use(tmp_path: P
         assert not gone.source.exists()
     with manager(tmp_path).lease([unused], span, NEVER) as (again,):
         assert list(again.source.iterdir()) == []
+
+
+# -- what nobody has used for long -------------------------------------------------------------------------------------
+
+
+def fill(new: Path) -> None:
+    (new / "file").write_text("x" * 9000)
+
+
+def aged(directory: Path, number: int = 0) -> Path:
+    """A slot with something in it, used last in 1970."""
+    slot = take(directory, "shared")
+    slot.prepare(fill, NEVER)
+    slot.release()
+    os.utime(slot.path / "lock", (1, 1))
+    return slot.path
+
+
+def test_the_unused_go_without_a_trace(tmp_path: Path) -> None:
+    old, new = aged(tmp_path / "old"), aged(tmp_path / "new")
+    (old.parent / "about.json").write_text("{}")
+    (old.parent / "gone-0123").mkdir()
+    (old / "data/closed").mkdir(0)
+    os.utime(new / "lock")
+    freed = remove_unused(tmp_path, time.time() - 60)
+    assert (freed.mounts, freed.problems) == (1, ())
+    assert freed.bytes >= 9000
+    assert [path.name for path in tmp_path.iterdir()] == ["new"]
+    assert remove_unused(tmp_path, time.time() - 60).bytes == 0
+    assert remove_unused(tmp_path / "none", time.time()).mounts == 0
+
+
+def test_one_in_use_stays_whatever_its_time_says(tmp_path: Path) -> None:
+    path = aged(tmp_path / "x")
+    slot = take(tmp_path / "x", "shared")
+    os.utime(path / "lock", (1, 1))
+    assert remove_unused(tmp_path, time.time()).mounts == 0
+    assert (path / "data/file").exists()
+    slot.release()
+    assert remove_unused(tmp_path, time.time()).mounts == 1
+
+
+def test_a_slot_is_never_leased_while_it_goes(tmp_path: Path) -> None:
+    """Steps and removals at once: what a step has leased stays where it is."""
+    stop = threading.Event()
+    failed: list[BaseException] = []
+
+    def remove() -> None:
+        while not stop.is_set():
+            remove_unused(tmp_path, time.time() + 60)
+
+    def use() -> None:
+        try:
+            for _ in range(150):
+                slot = take(tmp_path / "x", "shared")
+                slot.prepare(lambda new: None, NEVER)
+                (slot.data / "mine").write_text("x")
+                assert slot.data.is_dir()
+                slot.release()
+        except BaseException as error:  # noqa: BLE001 (raised below, in the test's own thread)
+            failed.append(error)
+
+    threads = [threading.Thread(target=work) for work in (remove, use, use)]
+    for thread in threads:
+        thread.start()
+    for thread in threads[1:]:
+        thread.join()
+    stop.set()
+    threads[0].join()
+    assert not failed, failed[0]
