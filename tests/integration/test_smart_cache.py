@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import threading
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import requests
 
+from ci_plugins.cache.registry_documents import EMPTY, snapshot_tag
 from tests.harness import Built, Cli, RegistryTraffic, RunningImage, run
 from tests.servers import DockerRegistry
 
@@ -87,6 +89,31 @@ def test_one_changed_file_pulls_no_layer(
         assert listing.split()[2:4] == ["65534", "65534"], "--chown=nobody, resolved without the files"
     finally:
         image.stop()
+
+
+def test_one_changed_file_asks_for_nothing_twice(
+    runner: Callable[[], Cli], context: Path, registry: DockerRegistry, traffic: RegistryTraffic
+) -> None:
+    tag = f"{registry.host}/few-requests/app"
+    runner().build(context, "--cache-scope", "main", tag=f"{tag}:1")
+    (context / "src" / "main").write_text("second\n")
+    traffic.clear()
+    runner().build(context, "--cache-scope", "main", tag=f"{tag}:2")
+    asked = [(method, path.partition("/few-requests/app/")[2]) for method, path in traffic.requests()]
+    asked = [(method, path) for method, path in asked if path]
+    heads = Counter(path for method, path in asked if method == "HEAD")
+    assert f"blobs/{EMPTY.digest}" not in heads, "it holds the snapshot that was read"
+    # before and after they are sent: the config, the table of contents; only after: the layer; the others are there
+    assert sorted(heads.values(), reverse=True)[:3] == [2, 2, 1]
+    order = [path for method, path in asked if method == "PUT" and "/uploads/" not in path]
+    assert order[0] == "manifests/2", "records promise what is in place"
+    assert order[-1] == f"manifests/{snapshot_tag('main')}"
+    records = [path for path in order[1:-1] if path.startswith(f"manifests/{snapshot_tag('main')}-")]
+    assert len(records) == len(order) - 2 == len(set(records))
+    after = asked[asked.index(("PUT", "manifests/2")) :]
+    snapshot = [method for method, path in after if path == f"manifests/{snapshot_tag('main')}"]
+    assert snapshot == ["GET", "PUT", "GET"]
+    assert not [path for method, path in after if method == "GET" and "/blobs/" in path]
 
 
 def test_nothing_changed_moves_nothing(
