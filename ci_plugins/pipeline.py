@@ -160,11 +160,12 @@ class _Build:
         if self.context.cache_info().currsize:
             self.context().check_unchanged()
         manifest = self._store_image(image)
+        learning = self.fetches.submit(self._learn)
         if push is not None:
             self._publish(push, plan, image, manifest)
         self.records.remember(plan, self.roots, manifest)
-        self._learn()
         self._explained()
+        learning.result()
         for losses in self.cache.losses:
             self.recorder.warn(str(losses))
         self.mounts.save(self.span, self.halt.event)
@@ -250,6 +251,7 @@ class _Build:
         return open_chain(self.options.state / "index.sqlite", shared, self.recorder.warn)
 
     def _learn(self) -> None:
+        """Beside the push: it waits for a disk."""
         try:
             save_rates(self.options.state / "rates.json", self.rates, self.recorder.spans())
             self.known.save()
