@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 _TAG = "ci-plugins-mount-"
 _CREATED = "org.opencontainers.image.created"
 _ASKING = 8
-#: seconds: the longest wait for another writer, who takes about as long to write as this one
-_SETTLE = 0.5
+#: seconds: the least and the longest wait for another writer, who may take twice as long to write as this one
+_SETTLE = 0.1, 0.5
 
 
 class RegistryChunks:
@@ -90,7 +90,8 @@ class RegistryChunks:
             return False
         began = time.monotonic()
         self._destination.put_manifest(manifest, _TAG + name)  # the registry refuses it when a blob is gone
-        time.sleep(min(time.monotonic() - began, _SETTLE))
+        least, most = _SETTLE
+        time.sleep(min(max(2 * (time.monotonic() - began), least), most))
         return self.stamp(name) == config.digest
 
     def prune(self, before: float) -> Freed:

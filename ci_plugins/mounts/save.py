@@ -13,6 +13,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import random
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -46,6 +47,8 @@ _THREADS = 4
 _LEVEL = 3
 #: how often an index is written where others write it too
 _ATTEMPTS = 8
+#: seconds after which another look is taken where others write too: about what one of them needs to read and write
+_SETTLE = 0.3
 
 _local = threading.local()
 
@@ -105,6 +108,7 @@ def _put(
 ) -> tuple[MountIndex, str]:
     """Write the index, with all that others have written; returns what is there now, and its stamp."""
     base = known.index if known else None
+    met = False
     for _ in range(_ATTEMPTS):
         index = own
         if other.index is not None:
@@ -114,7 +118,11 @@ def _put(
         data = index.to_bytes()
         packs = [pack.descriptor for pack in index.packs]
         if store.put_index(mount.name, data, packs, replacing=other.stamp):
-            return index, sha256_digest(data)
+            stamp = sha256_digest(data)
+            # Where one other was met, there may be more, who looked before this was written and write after it.
+            if not met or (not stop.wait(random.uniform(0.5, 1.0) * _SETTLE) and store.stamp(mount.name) == stamp):
+                return index, stamp
+        met = True
         other = current(mount.name, store, "", own.saved - limits.age, stop)
     raise StateError(f"{store.name}: other runners have saved it {_ATTEMPTS} times meanwhile")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import threading
 import time
@@ -11,9 +12,10 @@ import pytest
 
 from ci_plugins.errors import Interrupted
 from ci_plugins.events import Recorder
+from ci_plugins.mounts import slots
 from ci_plugins.mounts.listing import Limits
 from ci_plugins.mounts.manager import MountManager
-from ci_plugins.mounts.slots import Slot, lease, remove_unused
+from ci_plugins.mounts.slots import Slot, lease, remove_unused, try_slot
 from ci_plugins.mounts.spec import MountRequest, MountSpec, Sharing
 
 NEVER = threading.Event()
@@ -177,6 +179,23 @@ def test_one_in_use_stays_whatever_its_time_says(tmp_path: Path) -> None:
     assert (path / "data/file").exists()
     slot.release()
     assert remove_unused(tmp_path, time.time()).mounts == 1
+
+
+def test_a_lock_on_what_is_gone_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, moved = aged(tmp_path / "x"), tmp_path / "moved"
+    real = slots._opened
+
+    def overtaken(lock: Path) -> int:
+        descriptor = real(lock)
+        if not moved.exists():
+            path.rename(moved)
+        return descriptor
+
+    monkeypatch.setattr(slots, "_opened", overtaken)
+    slot = take(tmp_path / "x", "shared")
+    assert slot.path.is_dir()
+    assert not slot.data.exists()
+    assert try_slot(tmp_path / "x", fcntl.LOCK_EX) is None, "the new one is locked"
 
 
 def test_a_slot_is_never_leased_while_it_goes(tmp_path: Path) -> None:

@@ -371,6 +371,10 @@ def test_two_runners_lose_nothing_of_each_other(tmp_path: Path, store: Directory
     third = Runner(tmp_path / "three", store).lease()
     assert names_in(third) == ["both", "one", "two", "which"]
     assert (third / "which").read_text() == "two"
+    (roots[1] / "later").write_text("x")
+    second.save()
+    assert "one" in names_in(Runner(tmp_path / "again", store).lease()), "though the one that saved does not have it"
+    (roots[1] / "later").unlink()
     # and again: neither takes away what the other has added, nor brings back what it had before
     (roots[0] / "more").write_text("x")
     first.save()
