@@ -111,13 +111,15 @@ class PatternMatcher:
         self._patterns = tuple(_compile(pattern) for pattern in patterns)
         self.has_exceptions = any(pattern.exception for pattern in self._patterns)
         together = "|".join(f"(?:{p.expression})" for p in self._patterns)
-        self._any = None if self.has_exceptions else re.compile(together or "(?!)", re.DOTALL)
+        self._any = re.compile(together or "(?!)", re.DOTALL)
+        self._none: MatchInfo = (False,) * (len(self._patterns) if self.has_exceptions else 1)
 
     def match(self, path: str, parent: MatchInfo = ()) -> tuple[bool, MatchInfo]:
         """Whether `path` is matched, and what its children need; `parent` is the result for the directory it is in."""
-        if self._any is not None:
-            matched = (bool(parent) and parent[0]) or self._any.fullmatch(path) is not None
-            return matched, (matched,)
+        if True not in parent and self._any.fullmatch(path) is None:
+            return False, self._none
+        if not self.has_exceptions:
+            return True, (True,)
         matched = False
         info: list[bool] = []
         for number, pattern in enumerate(self._patterns):

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ci_plugins.context import Context
 from ci_plugins.context.ignore import load_ignore, parse_ignore
 from ci_plugins.errors import ContextError
+from ci_plugins.layer.copy_patterns import PatternMatcher
 
 FILES = (
     "a.txt", "b.md", ".dockerignore", "Dockerfile", "file", "sub/a.txt", "sub/file", "sub/deep/b.md", "sub/deep/file",
@@ -119,3 +123,34 @@ def test_explain_names_the_rule_that_decides(root: Path) -> None:
     assert ignore.explain("sub/deep/b.md") == "line 3 of .dockerignore (**/*.md) excludes sub/deep/b.md"
     assert ignore.explain("b.md") == ""
     assert ignore.explain("a.txt") == ""
+
+
+def one_by_one(patterns: Sequence[str], path: str, above: Sequence[bool]) -> tuple[bool, list[bool]]:
+    """moby/patternmatcher's MatchesUsingParentResults, as it is written there."""
+    matched, info = False, []
+    for number, pattern in enumerate(patterns):
+        exception = pattern.startswith("!")
+        hit = bool(above) and above[number]
+        if not hit and exception == matched:
+            hit = PatternMatcher([pattern.removeprefix("!")]).match(path)[0]
+        info.append(hit)
+        if hit:
+            matched = not exception
+    return matched, info
+
+
+@given(
+    st.lists(st.from_regex(r"!?(\*\*/)?[ab*?]{1,2}(/[ab*]{1,2}){0,2}", fullmatch=True), min_size=1, max_size=6),
+    st.lists(st.sampled_from(["a", "b", "ab", "c"]), min_size=1, max_size=4),
+)
+def test_patterns_together_decide_as_one_by_one(patterns: list[str], names: list[str]) -> None:
+    matcher = PatternMatcher(patterns)
+    info: tuple[bool, ...] = ()
+    above: list[bool] = []
+    for depth in range(len(names)):
+        path = "/".join(names[: depth + 1])
+        excluded, info = matcher.match(path, info)
+        expected, above = one_by_one(patterns, path, above)
+        assert excluded == expected
+        if matcher.has_exceptions:
+            assert list(info) == above
