@@ -31,10 +31,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Protocol
-
-from ci_plugins.values import dataclass
 
 Value = str | int | float | bool
 

@@ -7,6 +7,7 @@ import sqlite3
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 
@@ -52,7 +53,6 @@ from ci_plugins.transfer.push import Push, Target
 from ci_plugins.transfer.rates import load_rates, save_rates
 from ci_plugins.transfer.stored import BlobLost, StoredBlob
 from ci_plugins.transfer.workers import Workers
-from ci_plugins.values import dataclass
 
 #: how often a build begins again because something in the state directory turned out to be damaged
 _FRESH_STARTS = 5

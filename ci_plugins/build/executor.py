@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from ci_plugins.build.chain import Chain, FreshLayer
 from ci_plugins.build.halt import Halt
@@ -12,7 +12,6 @@ from ci_plugins.build.stage import StageBuild, StageResult, Workshop
 from ci_plugins.oci import Descriptor, ImageConfig
 from ci_plugins.plan.planner import Plan
 from ci_plugins.transfer.push import Push
-from ci_plugins.values import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 from ci_plugins.build.prepare import created_at, image_names
@@ -27,7 +27,6 @@ from ci_plugins.plan.steps import BaseImage
 from ci_plugins.storage.registry import RegistryClient, RegistryDestination
 from ci_plugins.transfer.pull import LayerFetcher, stored_layers
 from ci_plugins.transfer.push import Push, Target
-from ci_plugins.values import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TypeVar
 
@@ -12,7 +12,6 @@ from ci_plugins.cache.forest import first_of_names, newest_first
 from ci_plugins.cache.record import CacheRecord, ImageRecord
 from ci_plugins.cache.store import CacheDamaged, CacheStore, CacheUnavailable, Pruned, RecordsLeftOut
 from ci_plugins.oci import Descriptor, Digest
-from ci_plugins.values import dataclass
 
 T = TypeVar("T")
 

@@ -15,11 +15,11 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from ci_plugins.cache.record import KEY_VERSION, CacheRecord, ImageRecord
 from ci_plugins.oci import Descriptor, Digest, hex_of, media, parse_digest, sha256_digest
-from ci_plugins.values import dataclass
 
 ARTIFACT_TYPE = "application/vnd.ci-plugins.cache.v1"
 EMPTY_BLOB = b"{}"

@@ -7,11 +7,11 @@ for its layer, a layer for its step) that is used; elsewhere it is whatever fini
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from ci_plugins.events import Span
 from ci_plugins.report.text import clean
 from ci_plugins.report.timeline import Step, Wait
-from ci_plugins.values import dataclass
 
 #: seconds by which clocks read in different threads may disagree about "before"
 _SLACK = 0.002

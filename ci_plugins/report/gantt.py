@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from ci_plugins.report.text import seconds, shorten, size
 from ci_plugins.report.timeline import Phase, Step, Timeline, Transfer
-from ci_plugins.values import dataclass
 
 COLOURS = {
     "ran": "#3b6fb6",

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 from ci_plugins.events import Span
 from ci_plugins.report.text import clean
-from ci_plugins.values import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from ci_plugins.report.text import seconds, size
 from ci_plugins.report.timeline import Step, Timeline
-from ci_plugins.values import dataclass
 
 #: per cent of the total below which a wait of this kind is not worth a line
 _LEAST = {"other": 5}

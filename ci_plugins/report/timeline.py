@@ -5,11 +5,11 @@ All times are seconds since the recorder began, all sizes bytes. `derive` makes 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 from ci_plugins.report.intervals import covered
 from ci_plugins.report.scopes import Scopes
-from ci_plugins.values import dataclass
 
 #: "stopped": another step failed, or somebody interrupted the build
 State = Literal["ran", "cached", "failed", "stopped"]

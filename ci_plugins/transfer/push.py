@@ -10,14 +10,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Executor, Future, wait
-from dataclasses import field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ci_plugins.errors import CiPluginsError, Interrupted
 from ci_plugins.events import ActiveSpan, Recorder
 from ci_plugins.oci import Descriptor, Digest, Manifest, Reference, hex_of
 from ci_plugins.storage.blob import BlobSource, Destination
-from ci_plugins.values import dataclass
 
 
 @dataclass(frozen=True, slots=True)

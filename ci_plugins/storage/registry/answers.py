@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from ci_plugins.errors import (
@@ -19,7 +20,6 @@ from ci_plugins.errors import (
 )
 from ci_plugins.oci import Digest, parse_digest
 from ci_plugins.storage.registry.retry import TRANSIENT_STATUSES, TransientFailure, parse_retry_after
-from ci_plugins.values import dataclass
 
 _MAYBE_HTTPS = (
     "The registry may want HTTPS: address it by a name that is neither loopback nor named with --insecure-registry."

@@ -12,12 +12,11 @@ import json
 import os
 import subprocess
 from collections.abc import Mapping
-from dataclasses import field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 from ci_plugins.errors import ConfigError
-from ci_plugins.values import dataclass
 
 #: the user name that says "the password is an identity token" (docker-credential-helpers)
 _TOKEN_USER = "<token>"

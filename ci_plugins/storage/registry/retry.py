@@ -9,11 +9,11 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, TypeVar
 
 from ci_plugins.errors import CiPluginsError
-from ci_plugins.values import dataclass
 
 if TYPE_CHECKING:
     import tenacity

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, cast
 from urllib.parse import urlsplit
 
@@ -21,7 +22,6 @@ from ci_plugins.storage.blob import BLOCK
 from ci_plugins.storage.registry.answers import Answer, without_query
 from ci_plugins.storage.registry.failures import transport_errors
 from ci_plugins.storage.registry.retry import TransientFailure
-from ci_plugins.values import dataclass
 
 #: The distribution spec lets registries limit manifests to 4 MiB; no other answer that is kept whole is larger.
 LARGEST_ANSWER = 4 << 20
