@@ -28,7 +28,8 @@ if TYPE_CHECKING:  # typing itself takes half as long to import as all the rest
 
 BUFFER_SIZE = 1 << 20
 LENGTH_SIZE = 4
-_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+#: a FIFO that took a file's place would let an open wait for ever
+_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 #: path, size in bytes, modification time (ns)

@@ -13,7 +13,7 @@ from ci_plugins.context import KnownDigests
 from ci_plugins.context import hash as hash_module
 from ci_plugins.context.hash import FileToHash, hash_files
 from ci_plugins.context.hash_helper import LENGTH_SIZE, pack, serve
-from ci_plugins.errors import ContextError
+from ci_plugins.errors import ContextChanged, ContextError
 from ci_plugins.oci import sha256_digest
 
 
@@ -45,6 +45,16 @@ def test_a_directory_where_a_file_was(tmp_path: Path) -> None:
     with pytest.raises(ContextError, match=f"cannot read {tmp_path}: Is a directory") as caught:
         hash_files([found(tmp_path)])
     assert type(caught.value) is ContextError
+
+
+def test_a_fifo_where_a_file_was_makes_nobody_wait(tmp_path: Path) -> None:
+    file = tmp_path / "a"
+    file.write_bytes(b"x")
+    was = found(file)
+    file.unlink()
+    os.mkfifo(file)
+    with pytest.raises(ContextChanged, match="changed while the build read it"):
+        hash_files([was])
 
 
 class TestServe:
