@@ -163,6 +163,7 @@ class _Build:
         learning = self.fetches.submit(self._learn)
         if push is not None:
             self._publish(push, plan, image, manifest)
+        self.streams.shutdown()  # a layer is used as soon as it is written; its record is made a moment later
         self.records.remember(plan, self.roots, manifest)
         self._explained()
         learning.result()

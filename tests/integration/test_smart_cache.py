@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,12 @@ from pathlib import Path
 import pytest
 import requests
 
+from ci_plugins.build.share import BuildRecords
+from ci_plugins.cache.record import CacheRecord
 from ci_plugins.cache.registry_documents import EMPTY, snapshot_tag
+from ci_plugins.events import Recorder
+from ci_plugins.options import BuildOptions, parse
+from ci_plugins.pipeline import build
 from tests.harness import Built, Cli, RegistryTraffic, RunningImage, run
 from tests.servers import DockerRegistry
 
@@ -63,6 +69,28 @@ def pulled_layers(traffic: RegistryTraffic, *tags: str) -> list[str]:
     """Layers of these images whose bytes were asked for."""
     asked = [path for method, path in traffic.requests() if method == "GET"]
     return [digest for tag in tags for digest in layer_digests(tag) if any(digest in path for path in asked)]
+
+
+def test_a_record_that_is_long_in_the_making_is_shared_too(
+    runner: Callable[[], Cli],
+    context: Path,
+    registry: DockerRegistry,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A layer is sent and the image published as soon as its digest is known; its record comes after that."""
+    tag, add = f"{registry.host}/late-records/app:1", BuildRecords.add
+
+    def late(records: BuildRecords, record: CacheRecord) -> None:
+        time.sleep(0.5)
+        add(records, record)
+
+    monkeypatch.setattr(BuildRecords, "add", late)
+    arguments = ["build", str(context), "--tag", tag, "--push", "--state", str(tmp_path / "state")]
+    options = parse(arguments, {"HOME": str(tmp_path)}).options
+    assert isinstance(options, BuildOptions)
+    build(options, Recorder())
+    assert states(runner().build(context, tag=tag)) == ["cached"] * 5
 
 
 def test_one_changed_file_pulls_no_layer(
