@@ -66,6 +66,7 @@ class KnownDigests:
         database = sqlite3.connect(self._file, timeout=5)
         try:
             with database:
+                database.execute("BEGIN")  # also for what makes the table: every transaction waits for the disk
                 if database.execute("PRAGMA user_version").fetchone() != (_VERSION,):
                     database.execute("DROP TABLE IF EXISTS files")
                     database.execute(
