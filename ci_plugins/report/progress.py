@@ -129,6 +129,8 @@ def _mount(span: Span) -> str:
             return f"waited for the cache mount {name} {seconds(span.seconds)}"
         case ("restore", "restored"):
             return f"restored the cache mount {name}, {size(_number_of(get('bytes')))}, {took}"
+        case ("restore", "added"):
+            return f"added to the cache mount {name} what others saved, {size(_number_of(get('bytes')))}, {took}"
         case ("save", "saved"):
             return f"saved the cache mount {name}, sent {size(_number_of(get('sent_bytes')))}, {took}"
         case _:

@@ -395,8 +395,8 @@ def served(registry: DockerRegistry, kind: str, folder: Path) -> Iterator[str]:
 
 @pytest.mark.parametrize("kind", ["docker-registry", "serve"])
 def test_savers_that_meet_lose_nothing(registry: DockerRegistry, tmp_path: Path, kind: str) -> None:
-    """Three runners, five times each, as quick as they can. A registry knows no locks: what one of them has added may go
-    with an unlucky write of another's, until it saves again. Nothing else is ever lost."""
+    """Three runners, five times each, as quick as they can. A registry knows no locks: what one of them has added may
+    go with an unlucky write of another's, until it saves again. Nothing else is ever lost."""
     recorder, never = Recorder(), threading.Event()
     request = MountRequest(MountSpec("/c", "/c"))
     with served(registry, kind, tmp_path / "registry") as host, ExitStack() as stack:
