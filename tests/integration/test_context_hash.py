@@ -101,15 +101,16 @@ def slowly(monkeypatch: pytest.MonkeyPatch, seconds: float = 0.02) -> None:
 
 
 def test_many_files(tmp_path: Path, started: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing adjusted: as a context of this size is hashed, and not all of it here."""
+    """As a context of this size is hashed, and not all of it here."""
     here: list[str] = []
+    slowly(monkeypatch)
     hash_batch = hash_module._hash_batch
     monkeypatch.setattr(hash_module, "_hash_batch", lambda batch: (here.extend(batch), hash_batch(batch))[1])
     files = files_in(tmp_path, 8000)
     expected = ["sha256:" + hashlib.sha256(Path(file.path).read_bytes()).hexdigest() for file in files]
     assert [digest for digest, *_ in hash_files(files)] == expected
     assert len(started) == 2
-    assert 0 < len(here) < len(files)
+    assert len(here) < len(files)
 
 
 def test_a_few_files_start_nothing(tmp_path: Path, started: list[Any]) -> None:
@@ -177,8 +178,12 @@ def test_a_helper_that_fails_costs_time_only(
 def test_helpers_that_are_killed(
     tmp_path: Path, started: list[subprocess.Popen[bytes]], monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
-    """In the middle of their work."""
-    files = files_in(tmp_path, 400)
+    """In the middle of their work: they leave enough for this process to take a part."""
+    program = tmp_path / "helper.py"
+    program.write_text(f"{ODD_PRELUDE}import time\nwhile True:\n    answer()\n    time.sleep(0.05)\n")
+    monkeypatch.setattr(hash_helpers, "_PROGRAM", program)
+    (tmp_path / "files").mkdir()
+    files = files_in(tmp_path / "files", 400)
     expected = alone(files)
     hash_batch, seen = hash_module._hash_batch, []
 
