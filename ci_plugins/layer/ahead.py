@@ -42,7 +42,7 @@ _SHARE = 0.2
 _SETTLED = 100_000_000
 _LOW_PRIORITY = 10
 #: So many small files cost more to open than their tar to keep.
-_MANY = 16
+_MANY = 48
 #: Who changes again and again is left to the end.
 _TIMES = 4
 #: bytes of the disk that are left to the command
