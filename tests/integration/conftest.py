@@ -26,6 +26,19 @@ def cli(tmp_path: Path) -> Cli:
     return Cli(tmp_path / "home", tmp_path / "state")
 
 
+@pytest.fixture
+def runner(tmp_path: Path) -> Callable[[], Cli]:
+    """A new empty runner with every call."""
+    numbers = iter(range(100))
+
+    def new() -> Cli:
+        folder = tmp_path / f"runner{next(numbers)}"
+        (folder / "home").mkdir(parents=True)
+        return Cli(folder / "home", folder / "state")
+
+    return new
+
+
 @pytest.fixture(scope="session")
 def shared_cli(tmp_path_factory: pytest.TempPathFactory) -> Cli:
     """The command line with one state for the whole session: what builds the base images."""

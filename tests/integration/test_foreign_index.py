@@ -102,19 +102,6 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
         yield running
 
 
-@pytest.fixture
-def runner(tmp_path: Path) -> Callable[[], Cli]:
-    """A new empty runner with every call."""
-    numbers = iter(range(100))
-
-    def new() -> Cli:
-        folder = tmp_path / f"runner{next(numbers)}"
-        (folder / "home").mkdir(parents=True)
-        return Cli(folder / "home", folder / "state")
-
-    return new
-
-
 @pytest.fixture(scope="module")
 def context(base_image: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("twelve")

@@ -38,19 +38,6 @@ def context(tmp_path: Path, base_image: str) -> Path:
     return directory
 
 
-@pytest.fixture
-def runner(tmp_path: Path) -> Callable[[], Cli]:
-    """A new empty runner with every call."""
-    numbers = iter(range(100))
-
-    def new() -> Cli:
-        folder = tmp_path / f"runner{next(numbers)}"
-        (folder / "home").mkdir(parents=True)
-        return Cli(folder / "home", folder / "state")
-
-    return new
-
-
 def plan(cli: Cli, context: Path, *arguments: str) -> dict[str, Any]:
     """The plan for programs, checked against its schema; the state is as it was."""
     before = listing(cli.state)
