@@ -35,9 +35,9 @@ from ci_plugins.layer.groups import chunks, groups
 from ci_plugins.layer.tar import Buffer, write_members
 
 #: seconds before the first walk, and at least between two
-_PAUSE = 0.2
+_PAUSE = 0.5
 #: A walk may take this share of the time.
-_SHARE = 0.2
+_SHARE = 0.1
 #: nanoseconds a file must have been left alone: many ticks of the clock that file systems take times from
 _SETTLED = 100_000_000
 _LOW_PRIORITY = 10
