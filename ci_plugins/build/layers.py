@@ -67,7 +67,11 @@ class LayerWriter:
             # To remove its file takes a while, and nobody is to wait for that.
             written.add_done_callback(lambda _: ahead.close())
         # Here, while the layer is hashed, and not when all wait for its record.
-        encoded.set_result(contents.toc.to_bytes())
+        try:
+            encoded.set_result(contents.toc.to_bytes())
+        except BaseException as error:
+            encoded.set_exception(error)  # who waits for it must not wait for ever
+            raise
         return FreshLayer(contents.toc, directory, written)
 
     def _stream(

@@ -50,7 +50,7 @@ _ROOM = 1 << 30
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
+class Extent:
     """Where something is in the temporary file; offset and length in bytes."""
 
     offset: int
@@ -61,9 +61,9 @@ class Span:
 class Ready:
     """One compressed chunk, the checksum of what was compressed, and where that was kept, if it was."""
 
-    compressed: Span
+    compressed: Extent
     checksum: int
-    plain: Span | None
+    plain: Extent | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,8 +122,8 @@ class Ahead:
             return ()
         return known.ready
 
-    def read(self, span: Span) -> bytes:
-        return os.pread(self._file.fileno(), span.length, span.offset)
+    def read(self, extent: Extent) -> bytes:
+        return os.pread(self._file.fileno(), extent.length, extent.offset)
 
     # -- the thread ---------------------------------------------------------------------------------------------------
 
@@ -142,10 +142,12 @@ class Ahead:
         for group in groups(items):
             if self._stop.is_set() or not self._room():
                 return
-            if not self.ready(group) and self._is_settled(group):
-                known = self._known.get(group[0].entry.path)
-                times = known.times + 1 if known else 1
-                if times <= _TIMES and (ready := self._compress(group)):
+            known = self._known.get(group[0].entry.path)
+            times = known.times + 1 if known else 1
+            if self.ready(group) or times > _TIMES:
+                continue
+            with suppress(OSError, CiPluginsError):  # one that is gone keeps nobody from the others
+                if self._is_settled(group) and (ready := self._compress(group)):
                     self._known[group[0].entry.path] = _Known(group, ready, times)
 
     def _is_settled(self, group: Sequence[Item]) -> bool:
@@ -169,12 +171,12 @@ class Ahead:
             ready.append(Ready(compressed, checksum(pieces), plain))
         return tuple(ready)
 
-    def _keep(self, pieces: Sequence[Buffer]) -> Span:
+    def _keep(self, pieces: Sequence[Buffer]) -> Extent:
         data, offset = b"".join(pieces), self._end
         if os.pwrite(self._file.fileno(), data, offset) != len(data):
             raise OSError("the disk is full")
         self._end += len(data)
-        return Span(offset, len(data))
+        return Extent(offset, len(data))
 
 
 def _has_writers(path: str) -> bool:

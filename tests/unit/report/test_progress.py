@@ -51,12 +51,12 @@ def test_cache_mounts_are_told_where_something_moved() -> None:
     written: list[str] = []
     recorder = Recorder([PlainProgress(written.append)])
     for action, result in [("restore", "restored"), ("restore", "added"), ("restore", "kept"), ("save", "saved")]:
-        with recorder.span("mount", "/root/.npm", action=action) as span:
+        with recorder.span("mount", "/var/cache/npm", action=action) as span:
             span.set(result=result, bytes=2_000_000, sent_bytes=1_000_000)
     assert [line.rpartition(" in ")[0] for line in lines_of(written)] == [
-        "restored the cache mount /root/.npm, 2 MB,",
-        "added to the cache mount /root/.npm what others saved, 2 MB,",
-        "saved the cache mount /root/.npm, sent 1 MB,",
+        "restored the cache mount /var/cache/npm, 2 MB,",
+        "added to the cache mount /var/cache/npm what others saved, 2 MB,",
+        "saved the cache mount /var/cache/npm, sent 1 MB,",
     ]
 
 
