@@ -267,6 +267,12 @@ def _check_build(resolved: Mapping[str, Resolved]) -> None:
     push, level = resolved["push"], resolved["compression_level"]
     if push.value and not resolved["tags"].value:
         raise push.origin.error("nothing says where to push to", remedy="Name the image with --tag HOST/NAME:TAG.")
+    scope = resolved["cache_scope"]
+    if not scope.value.strip():
+        raise scope.origin.error(
+            "the name is empty: builds that should be kept apart would share it",
+            remedy="Name a branch or pull request; a variable that is not set may be the reason.",
+        )
     lowest, highest = _LEVELS[resolved["compression"].value]
     if level.value is not None and not lowest <= level.value <= highest:
         kind = resolved["compression"].value

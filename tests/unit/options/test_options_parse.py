@@ -409,3 +409,10 @@ def test_an_unknown_variable_is_refused_with_the_nearest() -> None:
 def test_a_wrong_value_in_a_variable_names_the_variable() -> None:
     with pytest.raises(CiPluginsError, match="environment variable CI_PLUGINS_NETWORK: expected host or none"):
         build(environ={"CI_PLUGINS_NETWORK": "x"})
+
+
+def test_a_scope_has_a_name(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="--cache-scope: the name is empty"):
+        parse(["build", ".", "--cache-scope", ""], {"HOME": str(tmp_path)}, tmp_path)
+    with pytest.raises(ConfigError, match="CI_PLUGINS_CACHE_SCOPE: the name is empty"):
+        parse(["build", "."], {"HOME": str(tmp_path), "CI_PLUGINS_CACHE_SCOPE": " "}, tmp_path)
