@@ -33,6 +33,8 @@ CREATE TABLE images (
  scope TEXT NOT NULL, name TEXT NOT NULL, image TEXT NOT NULL, PRIMARY KEY (scope, name)) WITHOUT ROWID;
 """
 _DAMAGED = (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT)
+#: Seconds to wait for another process that has the file locked.
+_PATIENCE = 10.0
 #: SQLite's smallest default limit of bound variables is 999: keys and scopes of one query, but for the version.
 _VARIABLES = 900
 
@@ -50,7 +52,7 @@ class SqliteStore:
         self._tocs = TocFiles(path.with_name(path.name + ".toc"))
         with self._errors():
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._database = sqlite3.connect(path, timeout=10, check_same_thread=False, isolation_level=None)
+            self._database = sqlite3.connect(path, timeout=_PATIENCE, check_same_thread=False, isolation_level=None)
             try:
                 self._open()
             except BaseException:
@@ -158,10 +160,22 @@ class SqliteStore:
         # OFF while there is nothing to lose: else making the file waits for the disk several times.
         known = self._version() == SCHEMA_VERSION
         self._database.execute(f"PRAGMA synchronous={'NORMAL' if known else 'OFF'}")
-        self._database.execute("PRAGMA journal_mode=WAL")
         if not known:
+            self._use_wal()
             self._make()
             self._database.execute("PRAGMA synchronous=NORMAL")
+
+    def _use_wal(self) -> None:
+        """What others have locked while they do the same is not waited for by SQLite itself here."""
+        deadline = time.monotonic() + _PATIENCE
+        while True:
+            try:
+                self._database.execute("PRAGMA journal_mode=WAL")
+                return
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.002)
 
     def _make(self) -> None:
         self._database.execute("BEGIN IMMEDIATE")

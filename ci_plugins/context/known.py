@@ -17,6 +17,10 @@ from ci_plugins.oci import Digest
 #: Files younger than this when they are hashed may change again within the resolution of their times; nanoseconds.
 _YOUNG = 2_000_000_000
 _VERSION = 1
+#: Seconds to wait for another build that writes the file.
+_PATIENCE = 5.0
+#: What SQLite says of a file that is no database, a broken one, or one with other tables.
+_DAMAGED = (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_ERROR)
 
 #: (device, inode, size, mtime, ctime)
 Signature = tuple[int, int, int, int, int]
@@ -57,16 +61,20 @@ class KnownDigests:
         rows = [(path, *signature, digest) for path, (signature, digest) in self._new.items()]
         try:
             self._write(rows)
-        except sqlite3.DatabaseError:
-            self._file.unlink(missing_ok=True)  # damaged: begun anew
+        except sqlite3.DatabaseError as error:
+            if error.sqlite_errorcode & 0xFF not in _DAMAGED:
+                raise
+            self._file.unlink(missing_ok=True)  # begun anew
             self._write(rows)
         self._new = {}
 
     def _write(self, rows: Sequence[tuple[bytes, int, int, int, int, int, str]]) -> None:
-        database = sqlite3.connect(self._file, timeout=5)
+        database = sqlite3.connect(self._file, timeout=_PATIENCE)
         try:
             with database:
-                database.execute("BEGIN")  # also for what makes the table: every transaction waits for the disk
+                # Also for what makes the table: every transaction waits for the disk. And IMMEDIATE: who reads first
+                # and then wants to write is refused at once where another one writes.
+                database.execute("BEGIN IMMEDIATE")
                 if database.execute("PRAGMA user_version").fetchone() != (_VERSION,):
                     database.execute("DROP TABLE IF EXISTS files")
                     database.execute(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
@@ -89,6 +90,18 @@ def test_an_index_that_many_open_for_the_first_time(tmp_path: Path) -> None:
     assert len(stores[0].lookup([record(number).key for number in range(8)], ["default"])) == 8
     for store in stores:
         store.close()
+
+
+def test_an_index_that_another_process_is_making_is_waited_for(tmp_path: Path) -> None:
+    """SQLite's own patience does not cover the change to WAL."""
+    path = tmp_path / "index.sqlite"
+    other = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    other.execute("BEGIN IMMEDIATE")
+    other.execute("PRAGMA user_version = 0")
+    threading.Timer(0.2, other.execute, ["ROLLBACK"]).start()
+    with closing(other), closing(SqliteStore(path)) as store:
+        store.put([record(1)])
+        assert store.lookup([record(1).key], ["default"])
 
 
 def test_a_put_is_all_or_nothing(tmp_path: Path) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import sqlite3
+import threading
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -116,3 +119,37 @@ def test_a_damaged_file_knows_nothing(root: Path, tmp_path: Path, read: list[str
     read.clear()
     assert Context.open(root, None, KnownDigests(tmp_path / "known")).content_digests(["a"])
     assert read == [], "the damaged file was begun anew"
+
+
+def test_a_file_that_another_build_writes_is_waited_for(root: Path, tmp_path: Path, read: list[str]) -> None:
+    """And never taken for a damaged one: that would take the other's digests away."""
+    digests(root, tmp_path / "known")
+    (root / "a").write_text("changed")
+    known = KnownDigests(tmp_path / "known")
+    Context.open(root, None, known).content_digests(["a"])
+    other = sqlite3.connect(tmp_path / "known", isolation_level=None, check_same_thread=False)
+    other.execute("BEGIN IMMEDIATE")
+    other.execute("DELETE FROM files WHERE CAST(path AS TEXT) LIKE '%/b'")
+    threading.Timer(0.2, other.execute, ["COMMIT"]).start()
+    with closing(other):
+        known.save()
+    read.clear()
+    digests(root, tmp_path / "known")
+    assert read == ["b"], "both wrote: one forgot b, the other knows the new a"
+
+
+def test_a_file_that_stays_locked_is_kept(
+    root: Path, tmp_path: Path, read: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ci_plugins.context.known._PATIENCE", 0.05)
+    digests(root, tmp_path / "known")
+    (root / "a").write_text("changed")
+    known = KnownDigests(tmp_path / "known")
+    Context.open(root, None, known).content_digests(["a"])
+    other = sqlite3.connect(tmp_path / "known", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with closing(other), pytest.raises(sqlite3.OperationalError, match="locked"):
+        known.save()
+    read.clear()
+    digests(root, tmp_path / "known")
+    assert read == ["a"]
