@@ -1,16 +1,16 @@
 """Layers on this machine: tables of contents by DiffID, snapshots by ChainID.
 
     toc/<hex of DiffID>             a Toc's bytes
-    snapshots/data/<random>/        its time is that of the last use
+    snapshots/data/<random>/        its time is that of the last use; locked, shared, by who fills or uses it,
+                                    exclusively by who removes it
         fs                          an extracted layer, ready to be an overlay lower directory
-        lock                        held, shared, by who fills or uses the directory; exclusively by who removes it
         layer                       the DiffID
     snapshots/by-chain/<hex>        symlink to a complete `data/<random>`
 
 A snapshot gets its name last, by an atomic symlink: what has a name is complete; and it loses it first. Directories
 without a name and without a living owner are left-overs of a killed build and removed when the store opens. The
 directory `data` itself is locked while a snapshot is made, or what nobody uses is looked for: no new one is taken for
-abandoned. Locks are flock(2)'s: they end with the process.
+abandoned.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from ci_plugins.cache.locks import lock_directory
 from ci_plugins.cache.removal import Freed, remove_tree
 from ci_plugins.errors import CorruptLayer, state_errors
 from ci_plugins.layer.toc import MEDIA_TYPE, Toc
@@ -87,7 +88,7 @@ class LayerCache:
             with self._lock:
                 if name in self._used:
                     break
-                if (lock := _lock(self._data / name, fcntl.LOCK_SH)) is None:
+                if (lock := lock_directory(self._data / name, fcntl.LOCK_SH)) is None:
                     return None  # somebody is removing it
                 if self._name(chain) == name:
                     self._used[name] = lock
@@ -159,7 +160,7 @@ class NewSnapshot:
         self._discarded = False
         with _locked(data, fcntl.LOCK_SH):
             (self._directory / "fs").mkdir(parents=True)
-            self._lock = os.open(self._directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            self._lock = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             fcntl.flock(self._lock, fcntl.LOCK_SH)
 
     @property
@@ -206,7 +207,7 @@ def names_of(chains: Path) -> dict[str, Path]:
 def unused(data: Path, directories: Iterable[Path]) -> Iterator[list[Path]]:
     """Those of these directories below `data` that nobody fills or uses; nobody can begin to until the end."""
     with _locked(data, fcntl.LOCK_EX):
-        locks = {path: lock for path in directories if (lock := _lock(path, fcntl.LOCK_EX)) is not None}
+        locks = {path: lock for path in directories if (lock := lock_directory(path, fcntl.LOCK_EX)) is not None}
     try:
         yield list(locks)
     finally:
@@ -222,22 +223,6 @@ def _locked(directory: Path, how: int) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
-
-
-def _lock(directory: Path, how: int) -> int | None:
-    """The lock of a snapshot; None if somebody has it otherwise, or there is none. To remove one that has no lock yet,
-    it gets one."""
-    try:
-        flags = os.O_RDWR | os.O_CREAT if how == fcntl.LOCK_EX else os.O_RDONLY
-        descriptor = os.open(directory / "lock", flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    except OSError:
-        return None
-    try:
-        fcntl.flock(descriptor, how | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        return None
-    return descriptor
 
 
 def is_whole(snapshot: Path, toc: Toc) -> bool:

@@ -106,7 +106,10 @@ def _remove_unlocked(path: Path) -> int | None:
 
 
 def _needed(directory: Path, needed: Needed) -> bool:
-    return needed(_diff_id(directory), directory.stat().st_mtime)
+    try:
+        return needed(_diff_id(directory), directory.stat().st_mtime)
+    except FileNotFoundError:
+        return True  # somebody else has removed it: there is nothing to do
 
 
 def _diff_id(directory: Path) -> Digest | None:

@@ -154,7 +154,10 @@ class _Removal:
                 if node.is_dir(follow_symlinks=False):
                     below.append(node.name)
                     continue
-                size = _size(node.stat(follow_symlinks=False))
+                try:
+                    size = _size(node.stat(follow_symlinks=False))
+                except FileNotFoundError:  # somebody else removes it too
+                    continue
                 if self._attempt(directory, node.name, os.unlink):
                     self.bytes += size
         return below

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from ci_plugins.cache.locks import lock_directory
 from ci_plugins.errors import state_errors
 
 _NEW, _OWNED = "new-", "run-"
@@ -45,27 +46,10 @@ class Scratch:
         locks: dict[Path, int] = {}
         with state_errors(self.path):
             for directory in self.path.glob(f"{_OWNED}*"):
-                lock = _try_lock(directory)
+                lock = lock_directory(directory, fcntl.LOCK_EX)
                 if lock is not None:
                     locks[directory] = lock
             yield list(locks)
             for directory, lock in locks.items():
                 shutil.rmtree(directory)
                 os.close(lock)
-
-
-def _try_lock(directory: Path) -> int | None:
-    """A lock on it; None if it is someone's, or gone meanwhile."""
-    try:
-        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    except FileNotFoundError:
-        return None
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        return None
-    if directory.exists():
-        return descriptor
-    os.close(descriptor)
-    return None

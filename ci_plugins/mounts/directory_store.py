@@ -13,8 +13,8 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ci_plugins.cache.removal import Freed, remove_file
@@ -93,15 +93,15 @@ class DirectoryChunks:
     def prune(self, before: float) -> Freed:
         freed, named = Freed(), set[str]()
         with state_errors(self._root), self._locked():
-            for path in (self._root / "indexes").iterdir():
+            for path, written in _dated((self._root / "indexes").iterdir()):
                 packs = _packs_of(path)
-                if packs is None or path.stat().st_mtime < before:
+                if packs is None or written < before:
                     freed += Freed(remove_file(path), mounts=1)
                 else:
                     named |= packs
             abandoned = time.time() - _GRACE
-            for path in (*(self._root / "packs").glob("*/*"), *(self._root / "new").iterdir()):
-                if path.name not in named and path.stat().st_mtime < abandoned:
+            for path, written in _dated((*(self._root / "packs").glob("*/*"), *(self._root / "new").iterdir())):
+                if path.name not in named and written < abandoned:
                     freed += Freed(remove_file(path))
         return freed
 
@@ -160,10 +160,19 @@ def _lock(descriptor: int) -> bool:
             return True
 
 
+def _dated(paths: Iterable[Path]) -> Iterator[tuple[Path, float]]:
+    """With the time a file was written; without those that have got their name, or have been removed, meanwhile."""
+    for path in paths:
+        with suppress(FileNotFoundError):
+            yield path, path.stat().st_mtime
+
+
 def _packs_of(index: Path) -> set[str] | None:
-    """The packs an index names; None for what is no index. Raises OSError."""
-    with index.open("rb") as file:
-        try:
+    """The packs an index names, none of one that is gone; None for what is no index. Raises OSError."""
+    try:
+        with index.open("rb") as file:
             return set(json.loads(file.readline())["packs"])
-        except (ValueError, KeyError, TypeError):
-            return None
+    except FileNotFoundError:
+        return set()
+    except (ValueError, KeyError, TypeError):
+        return None

@@ -23,6 +23,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+from ci_plugins.cache.locks import is_there, lock_directory
 from ci_plugins.cache.removal import Freed, remove_tree
 from ci_plugins.errors import Interrupted, StateError, state_errors
 from ci_plugins.mounts.spec import Sharing
@@ -100,14 +101,19 @@ def try_slot(directory: Path, how: int, number: int = 0) -> Slot | None:
     with state_errors(path):
         while True:
             try:
-                path.mkdir(parents=True, exist_ok=True)
+                path.mkdir(parents=True)
+            except FileNotFoundError:
+                continue  # what it is in is just being removed
+            except FileExistsError:
+                pass
+            try:
                 descriptor = _opened(path / "lock")
             except FileNotFoundError:
-                continue  # it is just being removed
+                continue  # it is just being removed itself
             if not _locks(descriptor, how):
                 os.close(descriptor)
                 return None
-            if _is_there(path / "lock", descriptor):
+            if is_there(path / "lock", descriptor):
                 return Slot(path, number, descriptor)
             os.close(descriptor)
 
@@ -122,21 +128,28 @@ def remove_unused(root: Path, before: float) -> Freed:
     """Remove the mounts below `root` that no step has used since (seconds since the epoch). `mounts` counts those that
     had something in them. One that is in use stays, whatever its time says."""
     freed = Freed()
-    for path in root.glob("*/[0-9]*"):
-        if not 0 < _last_use(path) < before:
-            continue
-        try:
-            freed += _remove_slot(path, before)
-        except (OSError, StateError) as error:
-            freed += Freed(problems=(f"{path}: {error}",))
-    for path in root.glob(f"*/{_GONE}*"):  # a removal that was killed
-        freed += Freed(remove_tree(path).bytes)
-    for directory in root.glob("*/"):
-        with suppress(OSError):  # a step has just taken it again, or somebody else removes it too
-            if {name.name for name in directory.iterdir()} <= {"about.json"}:
+    for directory in _listed(root):
+        for path in _listed(directory):
+            try:
+                if path.name.isdecimal() and 0 < _last_use(path) < before:
+                    freed += _remove_slot(path, before)
+                elif path.name.startswith(_GONE):  # by a removal that was killed
+                    freed += _remove_moved(path)
+            except (OSError, StateError) as error:
+                freed += Freed(problems=(f"{path}: {error}",))
+        if {path.name for path in _listed(directory)} <= {"about.json"}:
+            with suppress(OSError):  # a step has just taken it again, or somebody else removes it too
                 (directory / "about.json").unlink(missing_ok=True)
                 directory.rmdir()
     return freed
+
+
+def _listed(directory: Path) -> list[Path]:
+    """What is in it; nothing if it is gone."""
+    try:
+        return [directory / name for name in os.listdir(directory)]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
 
 
 def _remove_slot(path: Path, before: float) -> Freed:
@@ -149,10 +162,21 @@ def _remove_slot(path: Path, before: float) -> Freed:
         gone = path.with_name(f"{_GONE}{os.urandom(6).hex()}")
         held = slot.data.is_dir()
         path.rename(gone)
-        removed = remove_tree(gone)
-        return Freed(removed.bytes, mounts=int(held), problems=(removed.problem,) if removed.problem else ())
+        return Freed(mounts=int(held)) + _remove_moved(gone)
     finally:
         slot.release()
+
+
+def _remove_moved(path: Path) -> Freed:
+    """Unless somebody else is at it."""
+    lock = lock_directory(path, fcntl.LOCK_EX)
+    if lock is None:
+        return Freed()
+    try:
+        removed = remove_tree(path)
+        return Freed(removed.bytes, problems=(removed.problem,) if removed.problem else ())
+    finally:
+        os.close(lock)
 
 
 def _take(directory: Path, sharing: Sharing) -> Slot | None:
@@ -195,11 +219,3 @@ def _last_use(slot: Path) -> float:
         return (slot / "lock").stat().st_mtime
     except OSError:
         return 0.0
-
-
-def _is_there(path: Path, descriptor: int) -> bool:
-    """Whether this is the file that a path names now."""
-    try:
-        return os.path.samestat(path.stat(), os.fstat(descriptor))
-    except OSError:
-        return False

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import fcntl
 import os
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from ci_plugins.cache.layers import LayerCache
+from ci_plugins.cache.locks import lock_directory
 from ci_plugins.cache.prune_layers import Needed, prune_blobs, prune_layers
-from ci_plugins.cache.removal import remove_file, remove_tree
+from ci_plugins.cache.removal import Freed, remove_file, remove_tree
 from ci_plugins.layer.entry import Entry, EntryType
 from ci_plugins.layer.toc import Toc
 from ci_plugins.oci import Digest, hex_of, sha256_digest
@@ -88,10 +91,39 @@ def test_one_that_its_maker_still_uses_stays(tmp_path: Path) -> None:
 def test_a_snapshot_that_is_just_removed_is_not_found(tmp_path: Path) -> None:
     diff_id = layer(tmp_path, "x")
     (directory,) = (tmp_path / "snapshots/data").iterdir()
-    with (directory / "lock").open() as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        assert LayerCache(tmp_path).snapshot(diff_id) is None
+    lock = lock_directory(directory, fcntl.LOCK_EX)
+    assert lock is not None
+    assert LayerCache(tmp_path).snapshot(diff_id) is None
+    os.close(lock)
     assert LayerCache(tmp_path).snapshot(diff_id) == directory / "fs"
+
+
+def test_many_remove_the_same_at_once(tmp_path: Path) -> None:
+    """Prunes, and builds that open the state and find what has just lost its name."""
+    forgotten = {layer(tmp_path, f"layer {number}") for number in range(40)}
+    for directory in (tmp_path / "snapshots/data").glob("*/fs"):
+        for number in range(20):
+            (directory / f"d{number}").mkdir()
+            (directory / f"d{number}/file").write_text("x")
+    ready = threading.Barrier(6)
+
+    def prune() -> Freed:
+        ready.wait()
+        return prune_layers(tmp_path, Needed(set(), forgotten, since(0)))[0]
+
+    def begin() -> Freed:
+        ready.wait()
+        freed = Freed()
+        while any((tmp_path / "snapshots/data").iterdir()):
+            freed += LayerCache(tmp_path).abandoned
+        return freed
+
+    with ThreadPoolExecutor(6) as threads:
+        futures = [threads.submit(work) for work in (prune, begin) * 3]
+    freed = sum((future.result() for future in futures), Freed())
+    assert freed.problems == ()
+    assert freed.tocs == 40
+    assert there(tmp_path) == set()
 
 
 def test_names_of_nothing_and_half_written_tables_go(tmp_path: Path) -> None:

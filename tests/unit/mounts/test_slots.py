@@ -204,12 +204,15 @@ def test_a_slot_is_never_leased_while_it_goes(tmp_path: Path) -> None:
     failed: list[BaseException] = []
 
     def remove() -> None:
-        while not stop.is_set():
-            remove_unused(tmp_path, time.time() + 60)
+        try:
+            while not stop.is_set():
+                assert remove_unused(tmp_path, time.time() + 60).problems == ()
+        except BaseException as error:  # noqa: BLE001 (raised below, in the test's own thread)
+            failed.append(error)
 
     def use() -> None:
         try:
-            for _ in range(150):
+            for _ in range(300):
                 slot = take(tmp_path / "x", "shared")
                 slot.prepare(lambda new: None, NEVER)
                 (slot.data / "mine").write_text("x")
@@ -218,11 +221,12 @@ def test_a_slot_is_never_leased_while_it_goes(tmp_path: Path) -> None:
         except BaseException as error:  # noqa: BLE001 (raised below, in the test's own thread)
             failed.append(error)
 
-    threads = [threading.Thread(target=work) for work in (remove, use, use)]
+    threads = [threading.Thread(target=work) for work in (use, use, remove, remove)]
     for thread in threads:
         thread.start()
-    for thread in threads[1:]:
+    for thread in threads[:2]:
         thread.join()
     stop.set()
-    threads[0].join()
+    for thread in threads[2:]:
+        thread.join()
     assert not failed, failed[0]
