@@ -3,8 +3,8 @@
 A thread of low priority walks the upper directory now and then. Groups (`groups.py`) whose files nobody has changed
 lately, nor has open for writing, are compressed into a temporary file; of groups of many small files it keeps the tar
 too, so that they are not opened one by one again. When the command has ended, `items` walks once more, and a group is
-taken as it was compressed if all of its items are still the ones that were. The layer is the same, byte for byte, with
-and without this; only the time after the command's end is shorter.
+taken as it was compressed if all of its items are still the ones that were. The layer is the same with and without
+this, byte for byte where the codec is (compress.py); only the time after the command's end is shorter.
 
 That a file is still what it was is told by its inode and the time of its last change (`diff.Seen`). Two things could
 change bytes and leave that time alone: a second write within one tick of the kernel's clock, and a write through a

@@ -2,7 +2,8 @@
 
 A layer is compressed in chunks of `CHUNK` bytes, each a gzip member or zstd frame of its own: both formats say that
 such pieces in a row are one file, and every consumer of images reads them so. Where the cuts are depends on the input
-alone: the same tar gives the same bytes on any number of cores.
+alone: the same tar gives the same bytes on any number of cores. But for gzip 1 and 2: what ISA-L finds there to refer
+back to can depend on the memory it was given, in one chunk of some thousands; it is as valid, but another digest.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 The cuts depend on the items alone, and a cut depends only on what stands near it: an item more or less somewhere
 changes a few pieces, not all that follow. So pieces compressed while a RUN still writes (`ahead.py`) can be used for
-the layer it leaves, and the same tree always gives the same bytes.
+the layer it leaves, and the same tree is always cut alike.
 """
 
 from __future__ import annotations

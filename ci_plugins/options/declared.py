@@ -224,7 +224,7 @@ OPTIONS: tuple[Option, ...] = (
         name="compression-level",
         kind=whole_number(0, 22),
         default_text="1 for gzip, 3 for zstd",
-        help="gzip: 0 to 3, zstd: 1 to 22.",
+        help="gzip: 0 to 9, from 4 on much slower; zstd: 1 to 22.",
         group=_SPEED,
         commands=(BUILD,),
     ),
