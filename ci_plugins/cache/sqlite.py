@@ -166,7 +166,7 @@ class SqliteStore:
             self._database.execute("PRAGMA synchronous=NORMAL")
 
     def _use_wal(self) -> None:
-        """What others have locked while they do the same is not waited for by SQLite itself here."""
+        """Waits for other processes that are making the file: for this statement, SQLite itself does not."""
         deadline = time.monotonic() + _PATIENCE
         while True:
             try:

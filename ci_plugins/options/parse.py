@@ -260,7 +260,7 @@ def _check_index(resolved: Mapping[str, Resolved]) -> None:
             raise names.origin.error(f"{name} is an image", remedy="Give the repository: all its tags are read.")
 
 
-_LEVELS = {"gzip": (0, 3), "zstd": (1, 22)}
+_LEVELS = {"gzip": (0, 9), "zstd": (1, 22)}
 
 
 def _check_build(resolved: Mapping[str, Resolved]) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from ci_plugins.errors import CiPluginsError, ConfigError, UsageError
+from ci_plugins.layer.compress import Compression, Kind
 from ci_plugins.options import (
     BuildOptions,
     CacheOptions,
@@ -236,7 +237,7 @@ def test_the_state_directory_follows_xdg() -> None:
         (["--platform=linux/amd64,linux/arm64"], "one platform", ""),
         (["--memory-budget=lots"], "expected a size", ""),
         (["--memory-budget=0"], "expected a size", ""),
-        (["--compression-level=9"], "gzip takes levels 0 to 3", ""),
+        (["--compression-level=10"], "gzip takes levels 0 to 9", ""),
         (["--compression=zstd", "--compression-level=0"], "zstd takes levels 1 to 22", ""),
         (["--output=type=docker"], "expected oci:DIR", ""),
         (["--insecure-registry=http://x"], "without a scheme", ""),
@@ -254,6 +255,18 @@ def test_a_bad_command_line_is_a_usage_error(argv: list[str], message: str, reme
     assert message in str(caught.value)
     assert remedy in caught.value.remedy
     assert caught.value.remedy
+
+
+@pytest.mark.parametrize("kind", ["gzip", "zstd"])
+@pytest.mark.parametrize("level", range(23))
+def test_the_levels_are_those_of_the_codec(kind: Kind, level: int) -> None:
+    try:
+        Compression(kind, level)
+    except ConfigError:
+        with pytest.raises(UsageError, match=f"{kind} takes levels"):
+            build(f"--compression={kind}", f"--compression-level={level}")
+    else:
+        assert build(f"--compression={kind}", f"--compression-level={level}").compression_level == level
 
 
 def test_an_unknown_command_is_told_with_the_nearest() -> None:
